@@ -1,0 +1,26 @@
+"""Preprocessing layers: fitted on the training split, used by the stream and by the export."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+
+
+def standardise(images: np.ndarray) -> keras.Layer:
+    """Return the layer that gives each channel mean 0 and deviation 1 over `images`.
+
+    Args:
+        images: uint8 `(n, h, w, c)`, the training split.
+    Returns:
+        A layer from uint8 or float `(b, h, w, c)` in [0, 255] to float32 of the same shape.
+    """
+    rows = images.reshape(-1, images.shape[-1])
+    # Histograms: exact, and no float copy of the training set.
+    counts = np.stack([np.bincount(rows[:, c], minlength=256) for c in range(rows.shape[1])])
+    values = np.arange(256)
+    mean = counts @ values / len(rows)
+    deviation = np.sqrt(np.maximum(counts @ values**2 / len(rows) - mean**2, 0.0))
+    deviation = np.where(deviation > 0, deviation, 1.0)
+    return keras.layers.Rescaling(
+        scale=(1 / deviation).tolist(), offset=(-mean / deviation).tolist(), name="standardise"
+    )

@@ -1,0 +1,1 @@
+"""Metrics with intervals, baselines beside them, and the report that holds both."""

@@ -1,0 +1,203 @@
+"""SavedModels from raw inputs: written, checked in a fresh process, described by a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import dlkit
+from dlkit.errors import ExportError, RunError
+
+TOLERANCE = 1e-5
+MANIFEST = "assets.extra/dlkit.json"
+
+
+def save(
+    endpoints: Any,
+    directory: Path,
+    *,
+    task: str,
+    requests: Mapping[str, Mapping[str, np.ndarray]],
+    expected: Mapping[str, Mapping[str, np.ndarray]],
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write `directory/1`, check it in a fresh process without dlkit, and describe it.
+
+    Args:
+        endpoints: a `tf.Module` whose `signatures()` gives a concrete function by endpoint name.
+        directory: must not exist; appears only if the check passes.
+        task: the task's name.
+        requests: held-out raw rows by endpoint and input name.
+        expected: the trained model's answers to them, by endpoint and output name.
+        about: more entries of the manifest (model, run, labels, ...).
+    Returns:
+        The manifest.
+    Raises:
+        ExportError: the reloaded export answers otherwise; nothing is left behind.
+    """
+    import tensorflow as tf
+
+    from dlkit.export.warmup import write_warmup
+    from dlkit.runtime import silent_stderr
+
+    working = directory.with_name(directory.name + ".partial")
+    shutil.rmtree(working, ignore_errors=True)
+    target = working / "1"
+    try:
+        signatures = endpoints.signatures()
+        with silent_stderr():
+            tf.saved_model.save(endpoints, str(target), signatures=signatures)
+        worst = _check(target, working, requests, expected)
+        write_warmup(target, {name: _first(rows) for name, rows in requests.items()})
+        manifest = {
+            "format": 1,
+            "task": task,
+            **about,
+            "endpoints": {name: _describe(s) for name, s in signatures.items()},
+            "parity": {
+                "rows": _count(requests),
+                "largest_difference": worst,
+                "tolerance": TOLERANCE,
+            },
+            "versions": {
+                "dlkit": dlkit.__version__,
+                **{name: version(name) for name in ("tensorflow", "keras", "numpy")},
+                "python": ".".join(map(str, sys.version_info[:3])),
+            },
+        }
+        manifest["files"] = checksums(target)
+        path = target / MANIFEST
+        path.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        os.replace(working, directory)
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+    return manifest
+
+
+def _check(
+    target: Path,
+    working: Path,
+    requests: Mapping[str, Mapping[str, np.ndarray]],
+    expected: Mapping[str, Mapping[str, np.ndarray]],
+) -> float:
+    """Compare the export's answers in a fresh process with the expected ones; return the worst."""
+    sent = {f"{e}/{k}": v for e, rows in requests.items() for k, v in rows.items()}
+    np.savez(working / "requests.npz", allow_pickle=True, **sent)
+    script = Path(__file__).with_name("reload.py")
+    command = [sys.executable, "-I", str(script), *map(str, (target, working / "requests.npz", working / "answers.npz"))]  # fmt: skip
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ExportError(
+            f"the export does not load in a fresh process: {last}; nothing was exported"
+        )
+    worst = 0.0
+    with np.load(working / "answers.npz", allow_pickle=True) as answers:
+        for endpoint, outputs in expected.items():
+            for name, value in outputs.items():
+                worst = max(
+                    worst, _difference(f"{endpoint}/{name}", answers[f"{endpoint}/{name}"], value)
+                )
+    for name in ("requests.npz", "answers.npz"):
+        (working / name).unlink()
+    return worst
+
+
+def _difference(name: str, got: np.ndarray, want: np.ndarray) -> float:
+    """Return the largest relative difference, or raise past the tolerance."""
+    if got.shape != want.shape:
+        raise ExportError(f"the export's {name} has shape {got.shape}, the model's {want.shape}")
+    if want.dtype.kind not in "fiu":
+        wrong = int(np.sum(got.astype(str) != want.astype(str)))
+        if wrong:
+            raise ExportError(
+                f"the export's {name} differs in {wrong} of {want.size} rows; nothing was exported"
+            )
+        return 0.0
+    scale = np.maximum(1.0, np.abs(want.astype(np.float64)))
+    largest = float(np.max(np.abs(got.astype(np.float64) - want) / scale, initial=0.0))
+    if not largest <= TOLERANCE:
+        raise ExportError(
+            f"the export's {name} differs from the trained model's by {largest:.2g}, more than "
+            f"{TOLERANCE:g}; nothing was exported"
+        )
+    return largest
+
+
+def _first(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: value[:1] for name, value in rows.items()}
+
+
+def _count(requests: Mapping[str, Mapping[str, np.ndarray]]) -> int:
+    return min(len(v) for rows in requests.values() for v in rows.values())
+
+
+def _describe(signature: Any) -> dict[str, Any]:
+    def tensors(specs: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: {"dtype": spec.dtype.name, "shape": [-1 if d is None else d for d in spec.shape]}
+            for name, spec in specs.items()
+        }
+
+    positional, named = signature.structured_input_signature
+    inputs = {spec.name: spec for spec in positional} | named
+    return {"inputs": tensors(inputs), "outputs": tensors(signature.structured_outputs)}
+
+
+def checksums(target: Path) -> dict[str, str]:
+    """Return the sha256 of every file under an export but its manifest, by relative path."""
+    files = sorted(p for p in target.rglob("*") if p.is_file() and p != target / MANIFEST)
+    return {
+        p.relative_to(target).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files
+    }
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """Read the manifest of `directory/1` and check every file against it.
+
+    Raises:
+        RunError: there is none, or a file is missing, changed or new.
+    """
+    target = directory / "1"
+    try:
+        manifest = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
+        listed = manifest["files"]
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{directory} is no dlkit export: {error}") from None
+    for name in sorted(set(listed) | set(found := checksums(target))):
+        if listed.get(name) != found.get(name):
+            raise RunError(
+                f"the export {directory} was altered: {name} is not what its manifest says"
+            )
+    return manifest
+
+
+def copy(directory: Path, out: Path, number: int = 1) -> Path:
+    """Copy an export to `out/NUMBER`, whole or not at all; return that folder.
+
+    Raises:
+        RunError: it is there already, or cannot be written.
+    """
+    read_manifest(directory)
+    target = out / str(number)
+    if target.exists():
+        raise RunError(f"--out: {target} exists; choose another folder or --version {number + 1}")
+    partial = out / f".{number}.partial"
+    try:
+        shutil.copytree(directory / "1", partial)
+        os.replace(partial, target)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise RunError(f"--out: {out} cannot be written: {error.strerror or error}") from None
+    return target

@@ -1,0 +1,232 @@
+"""The registry of builders, and the way from a model's name to a Keras model.
+
+A builder's signature is the only home of its parameters. It is read from the builder's source, not
+by importing it, so that a wrong name or value is told before Keras is loaded.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import sys
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+
+from dlkit.errors import OptionError, SpecError, nearest, one_of
+
+if TYPE_CHECKING:
+    import keras
+
+    from dlkit.data import Spec
+
+MODELS: dict[str, dict[str, str]] = {
+    "image-classification": {
+        "lenet": "dlkit.models.lenet:lenet",
+        "mlp": "dlkit.models.mlp:mlp",
+        "resnet": "dlkit.models.resnet:resnet",
+    },
+}
+# What an annotation may name; evaluated without any builtins.
+ANNOTATIONS = {
+    "int": int, "float": float, "bool": bool, "str": str, "list": list, "tuple": tuple,
+    "dict": dict, "Literal": Literal, "Any": Any,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Builder:
+    """A builder as its source describes it: import string, signature and docstring."""
+
+    name: str
+    target: str
+    signature: inspect.Signature
+    doc: str
+
+    @property
+    def summary(self) -> str:
+        """First line of the docstring."""
+        return self.doc.strip().splitlines()[0] if self.doc.strip() else ""
+
+    def load(self) -> Any:
+        """Import the builder function."""
+        module, _, function = self.target.partition(":")
+        return getattr(importlib.import_module(module), function)
+
+
+def find(task: str, model: str) -> tuple[Builder, dict[str, Any]]:
+    """Find a builder by name, by `name-variant`, or by import string `package.module:function`.
+
+    Returns:
+        The builder and the parameters that the name itself sets (`{"variant": 20}`, or none).
+    Raises:
+        OptionError: no such model (with the nearest name), or an import string that leads nowhere.
+    """
+    names = MODELS[task]
+    if model in names:
+        return describe(model, names[model]), {}
+    if ":" in model:
+        return describe(model, model), {}
+    base, _, variant = model.rpartition("-")
+    known = set(names)
+    for name, target in names.items():
+        builder = describe(name, target)
+        parameter = builder.signature.parameters.get("variant")
+        for value in get_args(parameter.annotation) if parameter else ():
+            known.add(f"{name}-{value}")
+            if name == base and str(value) == variant:
+                return builder, {"variant": value}
+    raise OptionError(
+        f"--model: no model '{model}' for {task}{nearest(model, known)}; accepted: {one_of(known)}, "
+        "or package.module:function"
+    )
+
+
+def describe(name: str, target: str) -> Builder:
+    """Read a builder's signature and docstring from its source, without importing it."""
+    module, _, function = target.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        raise OptionError(f"--model: module '{module}' of '{target}' was not found")
+    try:
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        raise OptionError(f"--model: {spec.origin} line {error.lineno} is not Python") from None
+    functions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
+    if function not in functions:
+        raise OptionError(
+            f"--model: no function '{function}' in {module}{nearest(function, functions)}"
+        )
+    node = functions[function]
+    # The first positional argument is the spec; a builder of the user's own may use plain arguments.
+    plain, plain_defaults = node.args.args[1:], node.args.defaults
+    missing: list[ast.expr | None] = [None] * max(0, len(plain) - len(plain_defaults))
+    pairs = list(zip(plain, missing + plain_defaults[-len(plain) :] if plain else [], strict=True))
+    pairs += list(zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True))
+    parameters = [
+        inspect.Parameter(
+            arg.arg,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=_default(target, arg.arg, default),
+            annotation=_annotation(arg.annotation),
+        )
+        for arg, default in pairs
+    ]
+    return Builder(name, target, inspect.Signature(parameters), ast.get_docstring(node) or "")
+
+
+def _default(target: str, name: str, node: ast.expr | None) -> Any:
+    if node is None:
+        return inspect.Parameter.empty
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        raise OptionError(
+            f"--model: the default of '{name}' in '{target}' must be a plain number, string, list, "
+            f"got {ast.unparse(node)}"
+        ) from None
+
+
+def _annotation(node: ast.expr | None) -> Any:
+    if node is None:
+        return Any
+    try:
+        return eval(
+            compile(ast.Expression(node), "<annotation>", "eval"), {"__builtins__": {}}, ANNOTATIONS
+        )
+    except Exception:  # an annotation of the user's own module: not checkable without importing it
+        return Any
+
+
+def check_params(builder: Builder, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every parameter of the builder with its value, the given ones checked.
+
+    Raises:
+        OptionError: an unknown name (with the nearest), or a value of another type.
+    """
+    known = builder.signature.parameters
+    for name in params:
+        if name not in known:
+            raise OptionError(
+                f"-p {name}: {builder.name} has no parameter '{name}'{nearest(name, known)}; "
+                f"accepted: {one_of(known) or 'none'}"
+            )
+    full: dict[str, Any] = {}
+    for name, parameter in known.items():
+        if name in params:
+            full[name] = _fit(f"-p {name}", params[name], parameter.annotation)
+        elif parameter.default is inspect.Parameter.empty:
+            raise OptionError(f"-p {name}: {builder.name} needs a value for '{name}'")
+        else:
+            full[name] = parameter.default
+    return full
+
+
+def _fit(where: str, value: Any, kind: Any) -> Any:
+    """Convert a JSON value to an annotated type, or say what is accepted."""
+    if kind is Any:
+        return value
+    if get_origin(kind) is Literal:
+        accepted = get_args(kind)
+        if value in accepted and not isinstance(value, bool):
+            return value
+        hint = nearest(str(value), [str(a) for a in accepted])
+        raise OptionError(f"{where}: got {value!r}{hint}; accepted: {one_of(map(str, accepted))}")
+    if get_origin(kind) in (Union, types.UnionType):
+        for each in get_args(kind):
+            try:
+                return value if value is None and each is type(None) else _fit(where, value, each)
+            except OptionError:
+                continue
+    elif get_origin(kind) in (list, tuple) and isinstance(value, (list, tuple)):
+        return get_origin(kind)(_fit(where, v, get_args(kind)[0]) for v in value)
+    elif kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(kind, type) and isinstance(value, kind):
+        if kind is bool or not isinstance(value, bool):
+            return value
+    raise OptionError(f"{where}: got {value!r}; accepted: {type_name(kind)}")
+
+
+def type_name(kind: Any) -> str:
+    """Name an annotation the way a person would write it."""
+    if kind is Any:
+        return "any"
+    if get_origin(kind) is Literal:
+        return "|".join(map(str, get_args(kind)))
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(type_name(k) for k in get_args(kind))
+    return getattr(kind, "__name__", str(kind)) if get_origin(kind) is None else str(kind)
+
+
+def build(
+    task: str, model: str, spec: Spec, params: Mapping[str, Any] | None = None
+) -> keras.Model:
+    """Build a registered model, or one named by import string, for the given data.
+
+    Args:
+        task: a key of `MODELS`.
+        model: a name of the task, `name-variant`, or `package.module:function`.
+        spec: shape, dtype and outputs of the data.
+        params: builder parameters; the rest take their defaults.
+    Raises:
+        OptionError: unknown model, parameter or value.
+        SpecError: the parameters do not fit the data.
+    """
+    builder, implied = find(task, model)
+    net = builder.load()(spec, **check_params(builder, {**implied, **(params or {})}))
+    if tuple(net.output_shape[1:]) != (spec.outputs,):
+        raise SpecError(
+            f"{model} gives outputs of shape {tuple(net.output_shape[1:])}; "
+            f"the data needs ({spec.outputs},)"
+        )
+    return net

@@ -1,0 +1,1 @@
+"""One recipe per task, each read from top to bottom, and the commands that run them."""

@@ -1,0 +1,116 @@
+"""The commands that every task has in the same form, made from its recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dlkit.errors import OptionError, nearest, one_of
+from dlkit.options import check_keys, options_of, resolve
+
+GROWING = ("epochs", "time_limit")
+
+
+class Commands(click.Group):
+    """A group that answers a typo with the nearest command."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.commands:
+            raise click.UsageError(
+                f"no command '{cmd_name}'{nearest(cmd_name, self.commands)}; "
+                f"accepted: {one_of(self.commands)}"
+            )
+        return self.commands[cmd_name]
+
+
+def add_train(
+    group: click.Group, config: type, train: Callable[..., dict], show: Callable[[dict], str]
+) -> None:
+    """Add `train`: the Config's options, `--config`, `--resume` and `--json`."""
+
+    @group.command("train", help=(train.__doc__ or "").split("\n\n")[0])
+    @options_of(config)
+    @click.option("--config", "file", metavar="FILE", help="Options from a TOML or JSON file.")
+    @click.option(
+        "--resume", metavar="RUN", help="Go on with a run; epochs and time limit may grow."
+    )
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+    def command(file: str | None, resume: str | None, as_json: bool, **given: Any) -> None:
+        if resume is None:
+            result = train(resolve(config, given, file), quiet=as_json)
+        else:
+            result = train(grown(config, resume, given, file), resume=resume, quiet=as_json)
+        click.echo(json.dumps(plain(result)) if as_json else show(result))
+
+
+def grown(config: type, resume: str, given: Mapping[str, Any], file: str | None) -> Any:
+    """Return a run's own config with `--epochs` and `--time-limit` perhaps larger.
+
+    Raises:
+        OptionError: another option is given, or one of the two is smaller than the run's.
+    """
+    group = click.get_current_context().parent
+    task = group.info_name if group else None
+    others = [k for k, v in given.items() if v not in (None, ()) and k not in GROWING]
+    if file or others:
+        name = "config" if file else others[0].replace("_", "-")
+        raise OptionError(
+            f"--resume takes the run's own --{name}; only --epochs and --time-limit may grow"
+        )
+    from dlkit import tracking
+
+    run = tracking.find_run(resume, task, finished=False).info.run_id
+    values = check_keys(tracking.config_of(run), config, f"config of run {run}")
+    for name in GROWING:
+        if given[name] is not None:
+            if values[name] is None:
+                other = next(n for n in GROWING if n != name).replace("_", "-")
+                raise OptionError(
+                    f"--resume: the run was planned by --{other}, which alone may grow"
+                )
+            if given[name] < values[name]:
+                flag = name.replace("_", "-")
+                raise OptionError(
+                    f"--{flag} may only grow on resume: {given[name]:g} is below {values[name]:g}"
+                )
+            values[name] = given[name]
+    return config(**values)
+
+
+def add_export(group: click.Group, task: str) -> None:
+    """Add `export`: copies a run's export to a folder, checked against its manifest."""
+
+    @group.command("export")
+    @click.argument("run")
+    @click.option(
+        "--out", required=True, metavar="DIR", help="Folder that gets the version folder."
+    )
+    @click.option("--version", "number", type=click.IntRange(1), default=1, show_default=True)
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+    def command(run: str, out: str, number: int, as_json: bool) -> None:
+        """Copy RUN's SavedModel to DIR/VERSION, laid out as TensorFlow Serving expects."""
+        from dlkit import export, tracking
+
+        source, name = tracking.export_directory(run, task)
+        target = export.copy(source, Path(out).expanduser(), number)
+        if as_json:
+            click.echo(json.dumps({"task": task, "export": str(target.absolute())}))
+        else:
+            click.echo(f"export  {target}\nnext    dlkit serve {name}={out}")
+
+
+def plain(value: Any) -> Any:
+    """Return a result with paths as text, ready for JSON."""
+    if isinstance(value, Mapping):
+        return {k: plain(v) for k, v in value.items()}
+    return str(value) if isinstance(value, Path) else value
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """Return a Config as the dict that is itself a valid `--config`."""
+    return dataclasses.asdict(config)
