@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -115,8 +116,8 @@ def restore(variables: Sequence[Any], saved: Sequence[tuple[str, np.ndarray]], p
     Raises:
         CheckpointError: the checkpoint holds other variables; nothing is assigned.
     """
-    here = [(v.path, tuple(v.shape)) for v in variables]
-    there = [(name, array.shape) for name, array in saved]
+    here = [(_plain(v.path), tuple(v.shape)) for v in variables]
+    there = [(_plain(name), array.shape) for name, array in saved]
     if here != there:
         differ = [f"{h} against {t}" for h, t in zip(here, there, strict=False) if h != t]
         raise CheckpointError(
@@ -125,6 +126,11 @@ def restore(variables: Sequence[Any], saved: Sequence[tuple[str, np.ndarray]], p
         )
     for variable, (_, array) in zip(variables, saved, strict=True):
         variable.assign(array)
+
+
+def _plain(path: str) -> str:
+    """Take away the numbers by which Keras tells apart objects of a kind within one process."""
+    return "/".join(re.sub(r"_\d+$", "", part) for part in path.split("/"))
 
 
 @contextlib.contextmanager

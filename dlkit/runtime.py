@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import sys
 import tempfile
@@ -12,25 +13,28 @@ from typing import Any
 from dlkit.errors import OptionError
 
 
-def load_tensorflow() -> Any:
-    """Import TensorFlow and Keras and return the `tensorflow` module.
+def load_tensorflow(keras: bool = False) -> Any:
+    """Import TensorFlow, and Keras where asked for, and return the `tensorflow` module.
 
     Raises:
         OptionError: `KERAS_BACKEND` names another backend; dlkit trains with TensorFlow.
     """
-    if "tensorflow" not in sys.modules:
+    if keras:
         backend = os.environ.setdefault("KERAS_BACKEND", "tensorflow")
         if backend != "tensorflow":
             raise OptionError(
                 f"KERAS_BACKEND is '{backend}'; dlkit trains with 'tensorflow': unset the variable"
             )
+    if "tensorflow" not in sys.modules:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         with silent_stderr():
-            import keras  # noqa: F401
             import tensorflow as tf
 
             # The first look at the devices prints one more CUDA complaint on machines without one.
             tf.config.list_logical_devices()
+    if keras and "keras" not in sys.modules:
+        with silent_stderr():
+            importlib.import_module("keras")
     import tensorflow as tf
 
     return tf

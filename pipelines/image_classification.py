@@ -92,7 +92,7 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
     from dlkit.runtime import load_tensorflow
 
     tracking.client()
-    tf = load_tensorflow()
+    tf = load_tensorflow(keras=True)
     import keras
 
     from dlkit import export, training
@@ -291,12 +291,12 @@ def evaluate(
 
     from dlkit.runtime import load_tensorflow
 
-    tf = load_tensorflow()
+    tf = load_tensorflow(keras=True)
     from dlkit import export
     from dlkit.evaluation.report import classification_report
     from dlkit.export.images import classify
 
-    manifest = export.read_manifest(directory)
+    manifest = export.read_manifest(directory / "1")
     labels, shape = tuple(manifest["labels"]), tuple(manifest["input_shape"])
     own = load(dataclasses.replace(config, data_dir=data_dir or config.data_dir, strict=strict))
     rows, split, notes = own.test, "test", own.notes
@@ -348,7 +348,7 @@ def predict(ref: str, inputs: tuple[str, ...], strict: bool = False) -> Iterator
     tf = load_tensorflow()
     from dlkit import export
 
-    labels = export.read_manifest(directory)["labels"]
+    labels = export.read_manifest(directory / "1")["labels"]
     classify = tf.saved_model.load(str(directory / "1")).signatures["serving_default"]
 
     def rows(batch: list[Path]) -> list[tuple[Path, dict]]:

@@ -55,11 +55,10 @@ def check_source(source: str, data_dir: str | None = None, download: bool = True
     """
     if source.startswith("tfds:"):
         name = source.removeprefix("tfds:")
-        home = Path(data_dir or TFDS_HOME).expanduser()
+        home = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or TFDS_HOME).expanduser()
         if data_dir is not None and not home.is_dir() and not download:
             raise DataError(f"--data-dir: no folder {home}")
-        here = sorted(p.parent.parent.name for p in home.glob("*/*/dataset_info.json"))
-        here += sorted(p.parents[2].name for p in home.glob("*/*/*/dataset_info.json"))
+        here = prepared(home)
         if not download and name.split("/")[0].split(":")[0] not in here:
             raise DataError(
                 f"--data {source}: not prepared in {home}{nearest(name, here)}; "
@@ -82,6 +81,12 @@ def check_source(source: str, data_dir: str | None = None, download: bool = True
     if path.suffix != ".npz":
         raise DataError(f"--data: {source} is a file of no known kind; accepted: .npz, or a folder")
     return "npz"
+
+
+def prepared(home: Path) -> list[str]:
+    """Return the names of the tensorflow-datasets sets that are ready in a folder."""
+    plain = {p.parents[1].name for p in home.glob("*/*/dataset_info.json")}
+    return sorted(plain | {p.parents[2].name for p in home.glob("*/*/*/dataset_info.json")})
 
 
 def load_images(

@@ -8,7 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from dlkit.errors import ExportError, RunError
 
 TOLERANCE = 1e-5
 MANIFEST = "assets.extra/dlkit.json"
+# Arrays by endpoint and tensor name.
+Requests = Mapping[str, Mapping[str, np.ndarray]]
 
 
 def save(
@@ -27,8 +30,8 @@ def save(
     directory: Path,
     *,
     task: str,
-    requests: Mapping[str, Mapping[str, np.ndarray]],
-    expected: Mapping[str, Mapping[str, np.ndarray]],
+    requests: Requests,
+    expected: Requests,
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Write `directory/1`, check it in a fresh process without dlkit, and describe it.
@@ -57,7 +60,7 @@ def save(
         signatures = endpoints.signatures()
         with silent_stderr():
             tf.saved_model.save(endpoints, str(target), signatures=signatures)
-        worst = _check(target, working, requests, expected)
+        (worst,) = check([(target, requests, expected)])
         write_warmup(target, {name: _first(rows) for name, rows in requests.items()})
         manifest = {
             "format": 1,
@@ -84,34 +87,48 @@ def save(
     return manifest
 
 
-def _check(
-    target: Path,
-    working: Path,
-    requests: Mapping[str, Mapping[str, np.ndarray]],
-    expected: Mapping[str, Mapping[str, np.ndarray]],
-) -> float:
-    """Compare the export's answers in a fresh process with the expected ones; return the worst."""
-    sent = {f"{e}/{k}": v for e, rows in requests.items() for k, v in rows.items()}
-    np.savez(working / "requests.npz", allow_pickle=True, **sent)
-    script = Path(__file__).with_name("reload.py")
-    command = [sys.executable, "-I", str(script), *map(str, (target, working / "requests.npz", working / "answers.npz"))]  # fmt: skip
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ExportError(
-            f"the export does not load in a fresh process: {last}; nothing was exported"
+def check(
+    exports: Sequence[tuple[Path, Requests, Requests]],
+) -> list[float]:
+    """Compare the answers of exports, reloaded in one fresh process, with the expected ones.
+
+    Args:
+        exports: SavedModel folder, requests and expected answers of each.
+    Returns:
+        The largest relative difference of each.
+    Raises:
+        ExportError: an export does not load, or answers otherwise.
+    """
+    with tempfile.TemporaryDirectory(prefix="dlkit-export-") as folder:
+        arguments = []
+        for i, (target, requests, _) in enumerate(exports):
+            sent, answered = f"{folder}/{i}-requests.npz", f"{folder}/{i}-answers.npz"
+            arrays = {f"{e}/{k}": v for e, rows in requests.items() for k, v in rows.items()}
+            np.savez(sent, allow_pickle=True, **arrays)
+            arguments += [str(target), sent, answered]
+        script = str(Path(__file__).with_name("reload.py"))
+        done = subprocess.run(
+            [sys.executable, "-I", script, *arguments],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
+            check=False,
         )
-    worst = 0.0
-    with np.load(working / "answers.npz", allow_pickle=True) as answers:
-        for endpoint, outputs in expected.items():
-            for name, value in outputs.items():
-                worst = max(
-                    worst, _difference(f"{endpoint}/{name}", answers[f"{endpoint}/{name}"], value)
-                )
-    for name in ("requests.npz", "answers.npz"):
-        (working / name).unlink()
-    return worst
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+            raise ExportError(
+                f"the export does not load in a fresh process: {last}; nothing was exported"
+            )
+        differences = []
+        for (_, _, expected), answered in zip(exports, arguments[2::3], strict=True):
+            worst = 0.0
+            with np.load(answered, allow_pickle=False) as answers:
+                for endpoint, outputs in expected.items():
+                    for name, value in outputs.items():
+                        key = f"{endpoint}/{name}"
+                        worst = max(worst, _difference(key, answers[key], value))
+            differences.append(worst)
+    return differences
 
 
 def _difference(name: str, got: np.ndarray, want: np.ndarray) -> float:
@@ -139,7 +156,7 @@ def _first(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: value[:1] for name, value in rows.items()}
 
 
-def _count(requests: Mapping[str, Mapping[str, np.ndarray]]) -> int:
+def _count(requests: Requests) -> int:
     return min(len(v) for rows in requests.values() for v in rows.values())
 
 
@@ -163,23 +180,21 @@ def checksums(target: Path) -> dict[str, str]:
     }
 
 
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """Read the manifest of `directory/1` and check every file against it.
+def read_manifest(target: Path) -> dict[str, Any]:
+    """Read the manifest of a SavedModel's folder and check every file against it.
 
     Raises:
         RunError: there is none, or a file is missing, changed or new.
     """
-    target = directory / "1"
     try:
         manifest = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
-        listed = manifest["files"]
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{directory} is no dlkit export: {error}") from None
-    for name in sorted(set(listed) | set(found := checksums(target))):
+        listed = dict(manifest["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{target} is no dlkit export: {error}") from None
+    found = checksums(target)
+    for name in sorted(set(listed) | set(found)):
         if listed.get(name) != found.get(name):
-            raise RunError(
-                f"the export {directory} was altered: {name} is not what its manifest says"
-            )
+            raise RunError(f"the export {target} was altered: {name} is not what its manifest says")
     return manifest
 
 
@@ -189,7 +204,7 @@ def copy(directory: Path, out: Path, number: int = 1) -> Path:
     Raises:
         RunError: it is there already, or cannot be written.
     """
-    read_manifest(directory)
+    read_manifest(directory / "1")
     target = out / str(number)
     if target.exists():
         raise RunError(f"--out: {target} exists; choose another folder or --version {number + 1}")

@@ -4,7 +4,6 @@ Needs TensorFlow alone. Encoded images may be bytes, or text that holds their ba
 """
 
 import base64
-import binascii
 
 import mlflow
 import numpy as np
@@ -45,7 +44,7 @@ def _contents(value):
         return value
     try:
         return base64.b64decode(value, validate=True)
-    except binascii.Error:
+    except ValueError:
         return value.encode()
 
 

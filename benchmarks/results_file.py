@@ -1,0 +1,61 @@
+"""Results of a benchmark: one JSON file, written row by row, so that a broken run loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def commit() -> str:
+    """Return the commit, with `+` where tracked code differs from it."""
+    head = _git("rev-parse", "--short", "HEAD")
+    return head + ("+" if _git("status", "--porcelain", "--untracked-files=no", "dlkit", "pipelines") else "")
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def machine() -> str:
+    """Name the processor and the number of cores this process may use."""
+    name = platform.processor() or "unknown processor"
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        if line.startswith("model name"):
+            name = line.split(":", 1)[1].strip()
+            break
+    return f"{name}, {len(os.sched_getaffinity(0))} cores"
+
+
+def row(name: str, key: str, measure: Callable[[], dict[str, Any]], again: bool = False) -> dict:
+    """Return row `key` of benchmark `name`, measured now unless this commit's code has it already."""
+    path = RESULTS / f"{name}.json"
+    rows = json.loads(path.read_text()) if path.exists() else {}
+    at = commit()
+    if not again and rows.get(key, {}).get("commit") == at and not at.endswith("+"):
+        return rows[key]
+    command = " ".join(["python", f"benchmarks/{name}.py", *sys.argv[1:]])
+    figures = measure()
+    rows[key] = {"commit": at, "machine": machine(), "command": command, **figures}
+    RESULTS.mkdir(exist_ok=True)
+    path.write_text(json.dumps(rows, indent=1) + "\n")
+    return rows[key]
+
+
+def dlkit(*arguments: str, cwd: Path) -> dict[str, Any]:
+    """Run a dlkit command with `--json` in a folder of its own and return what it printed."""
+    command = [sys.executable, "-m", "pipelines.cli", *arguments, "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(arguments)} failed: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout)

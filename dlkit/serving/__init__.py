@@ -1,0 +1,1 @@
+"""The HTTP server: TensorFlow Serving's REST over exported SavedModels."""

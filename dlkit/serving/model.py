@@ -1,0 +1,215 @@
+"""An exported SavedModel, loaded and warmed for serving."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dlkit.errors import ServeError
+from dlkit.runtime import load_tensorflow
+from dlkit.serving.tensors import RequestError, TensorSpec
+
+logger = logging.getLogger("dlkit.serving")
+
+MANIFEST = Path("assets.extra", "dlkit.json")
+WARM_UP = Path("assets.extra", "tf_serving_warmup_requests")
+MAX_WARM_UP = 1000  # TensorFlow Serving's limit
+# TensorFlow's status code -> HTTP's, as TensorFlow Serving maps them; 500 for the others.
+HTTP_STATUS = {3: 400, 4: 504, 5: 404, 6: 409, 7: 403, 8: 429, 9: 400, 10: 409, 11: 400}
+HTTP_STATUS |= {12: 501, 14: 503, 16: 401}
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One endpoint of a model.
+
+    `inputs` has the input's specs by name; `function` takes tensors by those names and returns
+    tensors by the outputs' names.
+    """
+
+    inputs: dict[str, TensorSpec]
+    function: Callable[..., Mapping[str, Any]]
+
+    def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Answer one request.
+
+        Args:
+            arrays: every input by name, of the types and shapes in `inputs`; strings are arrays
+                of bytes objects.
+        Returns:
+            The outputs by name; strings are arrays of bytes objects.
+        Raises:
+            RequestError: TensorFlow refused the values; the status is TensorFlow Serving's.
+        """
+        tf = load_tensorflow()
+        try:
+            tensors = {
+                # The type is said for strings alone: of an empty object array none can be guessed.
+                name: tf.constant(array, tf.string if array.dtype == object else None)
+                for name, array in arrays.items()
+            }
+            outputs = self.function(**tensors)
+            return {name: _to_numpy(outputs[name]) for name in sorted(outputs)}
+        except tf.errors.OpError as error:
+            status = HTTP_STATUS.get(error.error_code, 500)
+            raise RequestError(_reason(error.message), status) from None
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that answers.
+
+    `metadata` is TensorFlow Serving's `{"signature_def": ...}`, `manifest` what dlkit wrote
+    beside the model (None for a foreign one), `example` one request for `serving_default` where
+    there were warm-up requests.
+    """
+
+    name: str
+    version: int
+    path: Path
+    signatures: dict[str, Signature]
+    metadata: dict[str, Any]
+    manifest: dict[str, Any] | None
+    example: dict[str, np.ndarray] | None
+    loaded: Any  # the variables live as long as this does
+
+
+def find_version(directory: Path) -> Path:
+    """Return the SavedModel of the highest version in an exported directory.
+
+    Looks at names alone, so that a mistake is told before TensorFlow is loaded.
+
+    Raises:
+        ServeError: no such directory, no version in it, or one that is no SavedModel.
+    """
+    if not directory.is_dir():
+        raise ServeError(f"no such directory: {directory}")
+    versions = [path for path in directory.iterdir() if re.fullmatch("[0-9]+", path.name)]
+    if not versions:
+        hint = "; give the directory above it" if (directory / "saved_model.pb").exists() else ""
+        raise ServeError(f"{directory} is no export: it holds no version such as 1/{hint}")
+    path = max(versions, key=lambda path: int(path.name))
+    if not (path / "saved_model.pb").is_file():
+        raise ServeError(f"{path} is not a SavedModel: it holds no saved_model.pb")
+    return path
+
+
+def load_model(name: str, directory: Path) -> ServedModel:
+    """Load the highest version in `directory` and replay its warm-up requests.
+
+    Raises:
+        ServeError: not a SavedModel, a broken one, one without signatures, or a warm-up request
+            that fails.
+    """
+    path = find_version(directory)
+    logger.info("%s: loading %s", name, path)
+    tf = load_tensorflow()
+    from google.protobuf.json_format import MessageToDict
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    try:
+        saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+        graph = next(g for g in saved.meta_graphs if "serve" in g.meta_info_def.tags)
+        loaded = tf.saved_model.load(str(path), tags=list(graph.meta_info_def.tags))
+        functions = dict(loaded.signatures)
+    except Exception as error:  # TensorFlow raises nearly anything for a file that is cut short
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ServeError(f"{path} cannot be loaded as a SavedModel: {reason}") from error
+    if not functions:
+        raise ServeError(f"{path} has no signatures to serve")
+
+    described = {
+        key: MessageToDict(
+            definition,
+            preserving_proto_field_name=True,
+            always_print_fields_with_no_presence=True,
+        )
+        for key, definition in sorted(graph.signature_def.items())
+    }
+    signatures = {
+        key: Signature(_specs(described[key]["inputs"]), function)
+        for key, function in sorted(functions.items())
+    }
+    example = _warm_up(name, path, signatures)
+    manifest = _read_manifest(path)
+    version = int(path.name)
+    metadata = {"signature_def": described}
+    return ServedModel(name, version, path, signatures, metadata, manifest, example, loaded)
+
+
+def _specs(tensors: Mapping[str, Any]) -> dict[str, TensorSpec]:
+    """Read a signature's inputs from its metadata."""
+    specs = {}
+    for name, tensor in sorted(tensors.items()):
+        shape = tensor["tensor_shape"]
+        sizes = [int(dim["size"]) for dim in shape["dim"]]
+        specs[name] = TensorSpec(
+            tensor["dtype"].removeprefix("DT_").lower(),
+            None if shape["unknown_rank"] else tuple(None if s < 0 else s for s in sizes),
+        )
+    return specs
+
+
+def _read_manifest(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ServeError(f"{path / MANIFEST} cannot be read: {error}") from error
+
+
+def _warm_up(
+    name: str, path: Path, signatures: Mapping[str, Signature]
+) -> dict[str, np.ndarray] | None:
+    """Replay the recorded requests; return the first for `serving_default`."""
+    if not (path / WARM_UP).is_file():
+        logger.info("%s: no warm-up requests; its first answer will be slow", name)
+        return None
+    tf = load_tensorflow()
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    protobuf: Any = prediction_log_pb2  # generated code; pyright sees none of its classes
+
+    example = None
+    count = 0
+    try:
+        for record in tf.data.TFRecordDataset(str(path / WARM_UP)).take(MAX_WARM_UP):
+            log = protobuf.PredictionLog.FromString(record.numpy())
+            if not log.HasField("predict_log"):
+                continue  # classify, regress and the rest are not served here
+            request = log.predict_log.request
+            signature = request.model_spec.signature_name or "serving_default"
+            arrays = {key: tf.make_ndarray(value) for key, value in request.inputs.items()}
+            signatures[signature].run(arrays)
+            count += 1
+            if signature == "serving_default" and example is None:
+                example = arrays
+    except Exception as error:  # a foreign file may hold anything; none of it is fit to serve
+        reason = str(error).strip().partition("\n")[0]
+        kind = type(error).__name__
+        raise ServeError(
+            f"warm-up request {count + 1} of {name} fails: {kind}: {reason}"
+        ) from error
+    logger.info("%s: replayed %d warm-up requests", name, count)
+    return example
+
+
+def _to_numpy(tensor: Any) -> np.ndarray:
+    array = tensor.numpy()  # a scalar string comes as bytes
+    return np.array(array, object) if isinstance(array, bytes) else np.asarray(array)
+
+
+def _reason(message: str) -> str:
+    """Return the one line of TensorFlow's error message that says what is wrong."""
+    # "Graph execution error: ... stack ...\nREASON\n\t [[{{node NAME}}]] [Op:NAME]"
+    before = message.partition("\n\t [[")[0].rstrip()
+    line = before.rpartition("\n")[2]
+    return re.sub(r"^\s*\(\d+\) [A-Z_]+:\s*|\s*\[Op:[^\]]*\]$", "", line)

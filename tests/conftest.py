@@ -1,0 +1,162 @@
+"""Sources that are made here, and a runner for command lines in a folder of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from pipelines.cli import main
+
+LABELS = ("cross", "stripe", "dot")
+REAL_DATA = Path(os.environ.get("DLKIT_TEST_DATA", "../shared/data"))
+
+
+class Done(NamedTuple):
+    """What a command line did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def pictures(n: int, side: int = 12, channels: int = 1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Draw noisy crosses, stripes and dots: uint8 (n, side, side, channels) and labels (n,)."""
+    generator = np.random.default_rng(seed)
+    x = generator.integers(0, 60, (n, side, side, channels))
+    y = np.arange(n) % len(LABELS)
+    for image, label in zip(x, y, strict=True):
+        at = int(generator.integers(side // 3, 2 * side // 3))
+        if label == 0:
+            image[at, :] += 150
+            image[:, at] += 150
+        elif label == 1:
+            image[::3, :] += 150
+        else:
+            image[at - 1 : at + 2, at - 1 : at + 2] += 180
+    return x.clip(0, 255).astype(np.uint8), y
+
+
+@pytest.fixture(scope="session")
+def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An .npz source of 150 grey images of three classes."""
+    path = tmp_path_factory.mktemp("source") / "images.npz"
+    x, y = pictures(150)
+    np.savez(path, x=x, y=np.array(LABELS)[y])
+    return path
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 45 colour images of three classes: five formats, two sizes."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("photos")
+    x, y = pictures(45, side=12, channels=3, seed=1)
+    for i, (image, label) in enumerate(zip(x, y, strict=True)):
+        ending = ("png", "jpg", "bmp", "gif", "webp")[i % 5]
+        target = folder / LABELS[label] / f"{i:02}.{ending}"
+        target.parent.mkdir(exist_ok=True)
+        drawn = Image.fromarray(image)
+        if i % 9 == 0:
+            drawn = drawn.resize((20, 16))
+        drawn.save(target)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tracking store that has just been made: making one takes seconds."""
+    folder = tmp_path_factory.mktemp("store")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        assert main(["runs", "list"]) == 0
+    finally:
+        os.chdir(before)
+    return folder / "mlruns"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> Path:
+    """A working directory with an empty store."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copytree(empty_store, tmp_path / "mlruns")
+    return tmp_path
+
+
+@pytest.fixture
+def dlkit(here: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Run a command line in `here`, in this process."""
+
+    def run(*arguments: object) -> Done:
+        capfd.readouterr()
+        code = main([str(a) for a in arguments])
+        out, err = capfd.readouterr()
+        return Done(code, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, npz: Path, empty_store: Path
+) -> tuple[Path, dict[str, Any]]:
+    """A folder with one finished run on `npz`, and what its training printed as JSON."""
+    import contextlib
+    import io
+
+    folder = tmp_path_factory.mktemp("trained")
+    shutil.copytree(empty_store, folder / "mlruns")
+    before, out = Path.cwd(), io.StringIO()
+    os.chdir(folder)
+    try:
+        with contextlib.redirect_stdout(out):
+            code = main(
+                ["image-classification", "train", "--data", str(npz), "--model", "mlp"]
+                + ["--epochs", "30", "--batch-size", "24", "--augment", "none", "--json"]
+            )
+    finally:
+        os.chdir(before)
+    assert code == 0
+    return folder, json.loads(out.getvalue())
+
+
+@pytest.fixture
+def in_trained(trained: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Work in the folder of the finished run; gives what its training printed."""
+    monkeypatch.chdir(trained[0])
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return trained[1]
+
+
+@pytest.fixture
+def run_there(in_trained: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Run a command line beside the finished run."""
+
+    def run(*arguments: object) -> Done:
+        capfd.readouterr()
+        code = main([str(a) for a in arguments])
+        out, err = capfd.readouterr()
+        return Done(code, out, err)
+
+    return run
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real data sets, or a skip."""
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"no real data at {REAL_DATA}; set DLKIT_TEST_DATA")
+    return REAL_DATA.resolve()

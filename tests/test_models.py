@@ -1,0 +1,202 @@
+"""The conformance table: every model of every task, through everything that all have in common."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import LABELS, pictures
+
+from dlkit import checkpoint, export, models, training
+from dlkit.data import Data, Spec, Split
+from dlkit.data.preprocess import standardise
+from dlkit.data.stream import eval_stream, train_stream
+from dlkit.errors import OptionError
+from dlkit.export.images import ImageClassifier, held_out
+
+
+class Row(NamedTuple):
+    """A model, the shape its golden count is for, the count, and what makes it random."""
+
+    task: str
+    model: str
+    shape: tuple[int, int, int]
+    classes: int
+    parameters: int
+    params: dict[str, Any]
+
+
+IMAGES = "image-classification"
+TABLE = [
+    # 784 x 256 + 256, 256 x 256 + 256, 256 x 10 + 10.
+    Row(IMAGES, "mlp", (28, 28, 1), 10, 269_322, {}),
+    # LeCun et al. 1998, with full connections: 156 + 2,416 + 48,120 + 10,164 + 850.
+    Row(IMAGES, "lenet", (32, 32, 1), 10, 61_706, {"dropout": 0.3}),
+    # He et al. 2015, table 6: 0.27 M, 0.46 M, 0.66 M, 0.85 M; here with the moving statistics.
+    Row(IMAGES, "resnet", (32, 32, 3), 10, 269_722 + 1_376, {"dropout": 0.3}),
+    Row(IMAGES, "resnet-20", (32, 32, 3), 10, 269_722 + 1_376, {}),
+    Row(IMAGES, "resnet-32", (32, 32, 3), 10, 464_154 + 2_272, {}),
+    Row(IMAGES, "resnet-44", (32, 32, 3), 10, 658_586 + 3_168, {}),
+    Row(IMAGES, "resnet-56", (32, 32, 3), 10, 853_018 + 4_064, {}),
+]
+# The deeper variants repeat the code of the first, and take minutes to trace.
+DEEP = {"resnet-32", "resnet-44", "resnet-56"}
+BY_ROW = pytest.mark.parametrize("row", TABLE, ids=[f"{r.task}/{r.model}" for r in TABLE])
+
+
+def names() -> set[tuple[str, str]]:
+    """Every name that `--model` takes, variants included."""
+    found = set()
+    for task, table in models.MODELS.items():
+        for name, target in table.items():
+            found.add((task, name))
+            variant = models.describe(name, target).signature.parameters.get("variant")
+            found |= {(task, f"{name}-{v}") for v in (get_args(variant.annotation) if variant else ())}
+    return found
+
+
+@functools.cache
+def data() -> Data:
+    """Thirty-six small images of three classes, the same rows in every split."""
+    x, y = pictures(36, side=12)
+    split = Split(x, y.astype(np.int32), tuple(map(str, range(36))), lambda i: tf.io.encode_png(x[i]).numpy())
+    return Data("made", split, split, split, Spec((12, 12, 1), 3, LABELS), standardise(x))
+
+
+def compiled(row: Row) -> keras.Model:
+    training.seed_everything(0)
+    model = models.build(row.task, row.model, data().spec, row.params)
+    model.compile(
+        optimizer=training.make_optimizer("adam", 1e-3, 0.01),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        jit_compile=False,
+    )
+    return model
+
+
+def fit(row: Row, path: Path, epochs: int) -> keras.Model:
+    """Train for some of three planned epochs, from the checkpoint at `path` if there is one."""
+    model, train = compiled(row), data().train
+
+    def prepare(seed: Any, x: Any, y: Any) -> tuple:
+        return data().preprocess(tf.cast(x, tf.float32)), y
+
+    def on_epoch(epoch: int, step: int, logs: dict[str, float]) -> None:
+        if epoch == epochs < 3:
+            raise KeyboardInterrupt
+
+    with np.errstate(all="raise"):
+        training.fit(
+            model,
+            lambda e, s: train_stream((train.x, train.y), prepare, batch_size=12, seed=1, epoch=e, step=s),
+            eval_stream((train.x, train.y), lambda x, y: prepare(None, x, y), batch_size=16),
+            steps_per_epoch=3,
+            batch_size=12,
+            epochs=3,
+            time_limit=None,
+            schedule="cosine",
+            learning_rate=1e-3,
+            warmup=2,
+            patience=None,
+            monitor="accuracy",
+            path=path,
+            on_epoch=on_epoch,
+            quiet=True,
+        )
+    return model
+
+
+def test_every_model_has_a_row_and_every_row_a_model() -> None:
+    assert names() == {(row.task, row.model) for row in TABLE}
+
+
+@BY_ROW
+def test_golden_parameter_count(row: Row) -> None:
+    model = models.build(row.task, row.model, Spec(row.shape, row.classes))
+    assert model.count_params() == row.parameters
+    assert model.output_shape == (None, row.classes)
+
+
+@BY_ROW
+def test_survives_the_keras_format(row: Row, tmp_path: Path) -> None:
+    model = models.build(row.task, row.model, data().spec, row.params)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    x = data().preprocess(data().train.x.astype(np.float32))
+    np.testing.assert_array_equal(model(x), again(x))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(r, marks=[pytest.mark.slow] * (r.model in DEEP), id=r.model) for r in TABLE],
+)
+def test_resumes_to_the_same_weights(
+    row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "SAVE_EVERY_SECONDS", 0.0)
+    whole = fit(row, tmp_path / "whole.npz", 3)
+    with pytest.raises(KeyboardInterrupt):
+        fit(row, tmp_path / "parts.npz", 2)
+    _, state = checkpoint.load(tmp_path / "parts.npz")
+    assert 0 < state["step"] < 9
+    parts = fit(row, tmp_path / "parts.npz", 3)
+    assert training.weights_hash(parts) == training.weights_hash(whole)
+    start = training.weights_hash(compiled(row))
+    assert training.weights_hash(whole) != start
+
+
+def test_every_export_answers_as_its_model_in_a_process_without_dlkit(tmp_path: Path) -> None:
+    exports = []
+    for row in TABLE:
+        model = models.build(row.task, row.model, data().spec, row.params)
+        endpoints = ImageClassifier(model, data())
+        target = tmp_path / row.model / "1"
+        tf.saved_model.save(endpoints, str(target), signatures=endpoints.signatures())
+        exports.append((target, *held_out(model, data(), 8)))
+    assert max(export.check(exports)) <= 1e-5
+
+
+@pytest.mark.parametrize("side", [4, 8, 20, 28, 33, 48])
+@pytest.mark.parametrize("model", sorted(models.MODELS[IMAGES]))
+def test_takes_images_of_any_size(model: str, side: int) -> None:
+    net = models.build(IMAGES, model, Spec((side, side + 1, 3), 4))
+    assert net(np.zeros((2, side, side + 1, 3), np.float32)).shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "words"),
+    [
+        ("renset", {}, "did you mean 'resnet"),
+        ("resnet-21", {}, "did you mean 'resnet-"),
+        ("lenet", {"dropuot": 0.1}, "did you mean 'dropout'?"),
+        ("lenet", {"activation": "rleu"}, "did you mean 'relu'?"),
+        ("lenet", {"dropout": "much"}, "accepted: float"),
+        ("mlp", {"depth": 2.5}, "accepted: int"),
+        ("mlp", {"depth": True}, "accepted: int"),
+        ("resnet", {"variant": 21}, "accepted: 20, 32, 44, 56"),
+        ("nowhere.at_all:net", {}, "was not found"),
+        ("dlkit.models.lenet:lenett", {}, "did you mean 'lenet'?"),
+    ],
+)
+def test_wrong_names_and_values_are_told(model: str, params: dict[str, Any], words: str) -> None:
+    with pytest.raises(OptionError, match=words.replace("?", r"\?")):
+        models.build(IMAGES, model, data().spec, params)
+
+
+def test_a_builder_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ownnets.py").write_text(
+        "import keras\n"
+        "def net(spec, *, units: int = 3):\n"
+        "    x = keras.Input(spec.input_shape)\n"
+        "    y = keras.layers.Dense(units)(keras.layers.Flatten()(x))\n"
+        "    return keras.Model(x, keras.layers.Dense(spec.outputs)(y))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    net = models.build(IMAGES, "ownnets:net", data().spec, {"units": 5})
+    assert net.count_params() == 144 * 5 + 5 + 5 * 3 + 3
