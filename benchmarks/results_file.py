@@ -18,18 +18,24 @@ RESULTS = ROOT / "benchmarks" / "results"
 def commit() -> str:
     """Return the commit, with `+` where tracked code differs from it."""
     head = _git("rev-parse", "--short", "HEAD")
-    return head + ("+" if _git("status", "--porcelain", "--untracked-files=no", "dlkit", "pipelines") else "")
+    return head + (
+        "+" if _git("status", "--porcelain", "--untracked-files=no", "dlkit", "pipelines") else ""
+    )
 
 
 def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     return done.stdout.strip()
 
 
 def machine() -> str:
     """Name the processor and the number of cores this process may use."""
     name = platform.processor() or "unknown processor"
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+    for line in (
+        Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    ):
         if line.startswith("model name"):
             name = line.split(":", 1)[1].strip()
             break
@@ -55,7 +61,9 @@ def dlkit(*arguments: str, cwd: Path) -> dict[str, Any]:
     """Run a dlkit command with `--json` in a folder of its own and return what it printed."""
     command = [sys.executable, "-m", "pipelines.cli", *arguments, "--json"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise SystemExit(f"{' '.join(arguments)} failed: {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout)

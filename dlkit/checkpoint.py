@@ -83,7 +83,8 @@ def load(path: Path) -> tuple[dict[str, list[tuple[str, np.ndarray]]], dict[str,
         CheckpointError: the file is broken or of another format.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # np.load leaves a file open that is no zip: open it here.
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             header = json.loads(file["header"].tobytes())
             if header["format"] != FORMAT:
                 raise ValueError(f"format {header['format']}, expected {FORMAT}")

@@ -10,6 +10,8 @@ DlkitError                  exit 2 unless said otherwise
 ├── StoreError              a tracking store or a disk that cannot be used
 ├── ServeError              a port in use, an export that cannot be served
 └── ExportError             exit 1: the exported model disagrees with the trained one
+
+Interrupted is no error: it is the KeyboardInterrupt of any signal.
 """
 
 from __future__ import annotations
@@ -60,6 +62,14 @@ class ExportError(DlkitError):
     """The exported model does not reproduce the trained one; nothing was exported."""
 
     exit_code = 1
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked this process to stop; told in one line, exit 128 + its number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
 
 
 def nearest(name: str, accepted: Iterable[str]) -> str:

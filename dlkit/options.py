@@ -238,7 +238,7 @@ def resolve(config: type[C], given: Mapping[str, Any], file: str | None = None) 
     values = read_config_file(file, config) if file else {}
     params = {**values.pop("params", {}), **parse_params(given.get("params") or ())}
     values |= {k: v for k, v in given.items() if v is not None and k != "params"}
-    return config(**values, params=params)
+    return config(**(values | {"params": params}))
 
 
 def _reason(error: Exception) -> str:

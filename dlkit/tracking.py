@@ -12,6 +12,8 @@ import json
 import os
 import platform
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from typing import Any
 
 import dlkit
 from dlkit import checkpoint
-from dlkit.errors import RunError, StoreError, nearest, one_of
+from dlkit.errors import Interrupted, RunError, StoreError, nearest, one_of
 
 HOME = Path("mlruns")
 FLUSH_SECONDS = 5.0
@@ -303,18 +305,26 @@ def recorded(run: Run) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _ending(run: Run) -> Iterator[None]:
-    status = "FAILED"
+    def stop(number: int, frame: Any) -> None:
+        raise Interrupted(number)
+
+    status, before = "FAILED", None
+    if threading.current_thread() is threading.main_thread():
+        before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
         status = "FINISHED"
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         status = "KILLED"
+        error.args = (f"; go on with: dlkit {run.task} train --resume {run.id[:8]}",)
         raise
     except Exception as error:
         with contextlib.suppress(StoreError):
             run.tags({"dlkit.failure": _line(error)})
         raise
     finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
         try:
             run.finish(status)
         except StoreError:
@@ -436,9 +446,11 @@ def _active(run: str, uri: str) -> Iterator[None]:
     mlflow.set_registry_uri(uri)
     try:
         status = mlflow.get_run(run).info.status
-        with mlflow.start_run(run_id=run):
-            yield
-        mlflow.MlflowClient().update_run(run, status=status)
+        try:
+            with mlflow.start_run(run_id=run):
+                yield
+        finally:
+            mlflow.MlflowClient().update_run(run, status=status)
     finally:
         # MLflow also writes the address into the environment, where the next command would find it.
         os.environ.pop("MLFLOW_TRACKING_URI", None)

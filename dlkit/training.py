@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from dlkit import checkpoint
-from dlkit.errors import OptionError, TrainingError
+from dlkit.errors import Interrupted, OptionError, TrainingError
 from dlkit.progress import Progress
 
 CHUNK_SECONDS = 0.25
@@ -114,14 +114,6 @@ class Position:
     finished: str | None = None
 
 
-class Interrupted(KeyboardInterrupt):
-    """Training was stopped by a signal, after a last checkpoint."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
-
-
 @contextmanager
 def _deferred_signals() -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM, so that training stops between two steps, not within one.
@@ -162,6 +154,7 @@ def fit(
     monitor: str,
     path: Path,
     on_epoch: Callable[[int, int, dict[str, float]], None],
+    on_save: Callable[[], None] = lambda: None,
     quiet: bool = False,
 ) -> Position:
     """Train a compiled model, from its checkpoint if there is one, and leave the best weights in it.
@@ -182,6 +175,8 @@ def fit(
         path: the checkpoint file. Written every 10 seconds, when the plan is fixed, on SIGINT or
             SIGTERM, and at the end.
         on_epoch: called as `(epoch from 1, step, logs)` after each epoch.
+        on_save: called before each checkpoint: what was logged up to there must be safe by then,
+            since a resumed run does not repeat it.
         quiet: show nothing.
     Returns:
         The final position.
@@ -227,10 +222,12 @@ def fit(
 
     def save() -> None:
         nonlocal saved_at
+        on_save()
         at.seconds = before + time.monotonic() - started
         checkpoint.save(path, {"live": live, "best": best}, dataclasses.asdict(at))
         saved_at = time.monotonic()
 
+    batches = None
     started, before = time.monotonic(), at.seconds
     saved_at, chunk, traced = started, 1, False
     measured_steps, measured_seconds = 0, 0.0
@@ -297,6 +294,8 @@ def fit(
                 if signals and at.finished is None:
                     raise Interrupted(signals[0])
     finally:
+        # A stream that outlives Python's shutdown complains; an exception's frames would keep it.
+        batches = None
         progress.close()
     for variable, value in zip(model.variables, best, strict=True):
         variable.assign(value)

@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt) as error:
         cause = error.__cause__ or error
         number = getattr(cause, "number", 2)
-        hint = getattr(cause, "hint", "")
+        hint = cause.args[0] if cause.args else ""
         return _fail(f"interrupted{hint}", 128 + number, word="")
     except BrokenPipeError:
         # The reader went away; nothing more can be said to it, not even at exit.

@@ -12,7 +12,15 @@ from pathlib import Path
 
 import click
 
-PACKAGES = ("tensorflow", "keras", "mlflow", "tensorflow-datasets", "numpy", "scikit-learn", "pillow")
+PACKAGES = (
+    "tensorflow",
+    "keras",
+    "mlflow",
+    "tensorflow-datasets",
+    "numpy",
+    "scikit-learn",
+    "pillow",
+)
 ENOUGH_DISK = 2e9
 
 
@@ -26,7 +34,10 @@ def doctor(data_dir: str | None, as_json: bool) -> None:
         checks.append(check)
         if not as_json:
             name, good, found, advice = check
-            click.echo(f"{'ok ' if good else '!! '} {name:13} {found}" + (f"\n    -> {advice}" if advice else ""))
+            click.echo(
+                f"{'ok ' if good else '!! '} {name:13} {found}"
+                + (f"\n    -> {advice}" if advice else "")
+            )
     if as_json:
         keys = ("name", "ok", "found", "advice")
         click.echo(json.dumps({"checks": [dict(zip(keys, c, strict=True)) for c in checks]}))

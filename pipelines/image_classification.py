@@ -196,10 +196,12 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
             monitor="accuracy",
             path=folder / "checkpoint.npz",
             on_epoch=on_epoch,
+            on_save=run.flush,
             quiet=quiet,
         )
-        run.flush()
         say(f"best epoch {position.best_epoch}; training ended: {position.finished}", quiet)
+        if position.step < len(data.train) // batch_size:
+            say(f"note: the time limit left room for {position.step} steps, not one epoch", quiet)
 
         # Evaluate.
         endpoints = ImageClassifier(model, data)

@@ -7,44 +7,13 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
+from made import LABELS, REAL_DATA, Done, pictures
 
 from pipelines.cli import main
-
-LABELS = ("cross", "stripe", "dot")
-REAL_DATA = Path(os.environ.get("DLKIT_TEST_DATA", "../shared/data"))
-
-
-class Done(NamedTuple):
-    """What a command line did."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-def pictures(n: int, side: int = 12, channels: int = 1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Draw noisy crosses, stripes and dots: uint8 (n, side, side, channels) and labels (n,)."""
-    generator = np.random.default_rng(seed)
-    x = generator.integers(0, 60, (n, side, side, channels))
-    y = np.arange(n) % len(LABELS)
-    for image, label in zip(x, y, strict=True):
-        at = int(generator.integers(side // 3, 2 * side // 3))
-        if label == 0:
-            image[at, :] += 150
-            image[:, at] += 150
-        elif label == 1:
-            image[::3, :] += 150
-        else:
-            image[at - 1 : at + 2, at - 1 : at + 2] += 180
-    return x.clip(0, 255).astype(np.uint8), y
 
 
 @pytest.fixture(scope="session")
@@ -124,8 +93,21 @@ def trained(
     try:
         with contextlib.redirect_stdout(out):
             code = main(
-                ["image-classification", "train", "--data", str(npz), "--model", "mlp"]
-                + ["--epochs", "30", "--batch-size", "24", "--augment", "none", "--json"]
+                [
+                    "image-classification",
+                    "train",
+                    "--data",
+                    str(npz),
+                    "--model",
+                    "mlp",
+                    "--epochs",
+                    "30",
+                    "--batch-size",
+                    "24",
+                    "--augment",
+                    "none",
+                    "--json",
+                ]
             )
     finally:
         os.chdir(before)
@@ -134,7 +116,9 @@ def trained(
 
 
 @pytest.fixture
-def in_trained(trained: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def in_trained(
+    trained: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
     """Work in the folder of the finished run; gives what its training printed."""
     monkeypatch.chdir(trained[0])
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

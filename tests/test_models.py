@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import LABELS, pictures
+from made import LABELS, pictures
 
 from dlkit import checkpoint, export, models, training
 from dlkit.data import Data, Spec, Split
@@ -56,7 +56,9 @@ def names() -> set[tuple[str, str]]:
         for name, target in table.items():
             found.add((task, name))
             variant = models.describe(name, target).signature.parameters.get("variant")
-            found |= {(task, f"{name}-{v}") for v in (get_args(variant.annotation) if variant else ())}
+            found |= {
+                (task, f"{name}-{v}") for v in (get_args(variant.annotation) if variant else ())
+            }
     return found
 
 
@@ -64,7 +66,9 @@ def names() -> set[tuple[str, str]]:
 def data() -> Data:
     """Thirty-six small images of three classes, the same rows in every split."""
     x, y = pictures(36, side=12)
-    split = Split(x, y.astype(np.int32), tuple(map(str, range(36))), lambda i: tf.io.encode_png(x[i]).numpy())
+    split = Split(
+        x, y.astype(np.int32), tuple(map(str, range(36))), lambda i: tf.io.encode_png(x[i]).numpy()
+    )
     return Data("made", split, split, split, Spec((12, 12, 1), 3, LABELS), standardise(x))
 
 
@@ -94,7 +98,9 @@ def fit(row: Row, path: Path, epochs: int) -> keras.Model:
     with np.errstate(all="raise"):
         training.fit(
             model,
-            lambda e, s: train_stream((train.x, train.y), prepare, batch_size=12, seed=1, epoch=e, step=s),
+            lambda e, s: train_stream(
+                (train.x, train.y), prepare, batch_size=12, seed=1, epoch=e, step=s
+            ),
             eval_stream((train.x, train.y), lambda x, y: prepare(None, x, y), batch_size=16),
             steps_per_epoch=3,
             batch_size=12,

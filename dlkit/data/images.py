@@ -273,7 +273,7 @@ def _digits() -> Source:
 
 def _npz(path: Path) -> Source:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise DataError(f"--data {path}: not a readable .npz: {error}") from None

@@ -7,7 +7,11 @@ import math
 import tensorflow as tf
 
 
-def decode_image(contents: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
+# How far augmentation goes: a share of each side, degrees, a share of the size.
+SHIFT, TURN, ZOOM = 1 / 8, 10.0, 0.1
+
+
+def decode_image(contents: tf.Tensor | bytes, shape: tuple[int, ...]) -> tf.Tensor:
     """Decode an encoded image to uint8 pixels of a fixed shape.
 
     Args:
@@ -24,7 +28,7 @@ def decode_image(contents: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
     return fit_image(image, shape)
 
 
-def fit_image(image: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
+def fit_image(image: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
     """Bring uint8 pixels `(any, any, 1 or 3)` to uint8 of `shape`.
 
     Colour becomes grey by ITU-R BT.601 luma (0.299 R + 0.587 G + 0.114 B, rounded), which leaves
@@ -51,8 +55,8 @@ def encode_png(pixels: tf.Tensor) -> bytes:
 def augment(images: tf.Tensor, seed: tf.Tensor, policy: str) -> tf.Tensor:
     """Shift, turn and perhaps mirror each image of a batch at random.
 
-    One affine resampling an image: a shift of up to an eighth of each side, a turn of up to 10
-    degrees and a zoom of up to 10 %; under "flip" half of the images are mirrored too.
+    One affine resampling an image: a shift of up to `SHIFT` of each side, a turn of up to `TURN`
+    degrees and a zoom of up to `ZOOM`; under "flip" half of the images are mirrored too.
 
     Args:
         images: uint8 `(b, h, w, c)`.
@@ -63,11 +67,11 @@ def augment(images: tf.Tensor, seed: tf.Tensor, policy: str) -> tf.Tensor:
     """
     if policy == "none":
         return images
-    batch = tf.shape(images)[0]
-    height, width = images.shape[1], images.shape[2]
-    draw = tf.random.stateless_uniform((batch, 5), seed, -1.0, 1.0)
-    shift_y, shift_x = draw[:, 0] * (height / 8), draw[:, 1] * (width / 8)
-    angle, zoom = draw[:, 2] * math.radians(10), 1.0 + 0.1 * draw[:, 3]
+    _, height, width, _ = images.shape.as_list()
+    draws = tf.stack([tf.shape(images)[0], 5])
+    draw = tf.random.stateless_uniform(draws, seed, -1.0, 1.0)
+    shift_y, shift_x = draw[:, 0] * (height * SHIFT), draw[:, 1] * (width * SHIFT)
+    angle, zoom = draw[:, 2] * math.radians(TURN), 1.0 + ZOOM * draw[:, 3]
     mirror = tf.where(draw[:, 4] < 0, -1.0, 1.0) if policy == "flip" else tf.ones_like(zoom)
     # Output pixel (x, y) is read from input (a x + b y + c, d x + e y + f), about the centre.
     cos, sin = tf.cos(angle) * zoom, tf.sin(angle) * zoom

@@ -6,6 +6,7 @@ A resumed run therefore sees what the uninterrupted one would have seen.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -45,7 +46,7 @@ def train_stream(
     n = len(arrays[0])
     steps = n // batch_size
 
-    def orders() -> Iterator[tuple[int, int, np.ndarray]]:
+    def orders() -> Iterator[Any]:
         first, at = step, epoch
         while True:
             order = permutation(n, seed, at)[: steps * batch_size].reshape(steps, batch_size)
@@ -54,7 +55,7 @@ def train_stream(
 
     tensors = tuple(tf.constant(a) for a in arrays)
 
-    def batches(at: tf.Tensor, first: tf.Tensor, order: tf.Tensor) -> tf.data.Dataset:
+    def batches(at: Any, first: Any, order: Any) -> tf.data.Dataset:
         numbers = tf.data.Dataset.range(first, steps)
         return tf.data.Dataset.zip(
             numbers.map(lambda s: tf.stack([tf.constant(seed, tf.int64), at * 2**32 + s])),
@@ -65,7 +66,7 @@ def train_stream(
         rows = tf.ensure_shape(rows, (batch_size,))
         return prepare(draw_seed, *(tf.gather(t, rows) for t in tensors))
 
-    dataset = tf.data.Dataset.from_generator(
+    dataset: Any = tf.data.Dataset.from_generator(
         orders,
         output_signature=(
             tf.TensorSpec((), tf.int64),

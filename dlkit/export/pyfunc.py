@@ -14,7 +14,7 @@ import numpy as np
 def signature(manifest: Mapping[str, Any]) -> Any:
     """Return the MLflow signature of `serving_default`, tensor by tensor."""
     from mlflow.models import ModelSignature
-    from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+    from mlflow.types import Schema, TensorSpec
 
     def schema(tensors: Mapping[str, Any]) -> Any:
         return Schema(
@@ -27,11 +27,7 @@ def signature(manifest: Mapping[str, Any]) -> Any:
         )
 
     endpoint = manifest["endpoints"]["serving_default"]
-    return ModelSignature(
-        inputs=schema(endpoint["inputs"]),
-        outputs=schema(endpoint["outputs"]),
-        params=ParamSchema([ParamSpec("signature_name", "string", "serving_default")]),
-    )
+    return ModelSignature(inputs=schema(endpoint["inputs"]), outputs=schema(endpoint["outputs"]))
 
 
 def requirements() -> list[str]:
@@ -41,7 +37,11 @@ def requirements() -> list[str]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back MLflow's advice on type hints and input examples: tensors need neither."""
+    """Hold back MLflow's advice on type hints and input examples: tensors need neither.
+
+    For the first MLflow sets a filter of its own, over which no filter of ours helps.
+    """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module="mlflow")
+        warnings.simplefilter("ignore", UserWarning)
+        warnings.showwarning = lambda *message, **details: None
         yield

@@ -1,4 +1,4 @@
-"""The code that MLflow keeps beside an export: any endpoint, by `params={"signature_name": ...}`.
+"""The code that MLflow keeps beside an export: its `serving_default`, for `mlflow models serve`.
 
 Needs TensorFlow alone. Encoded images may be bytes, or text that holds their base64.
 """
@@ -22,7 +22,7 @@ class Exported(mlflow.pyfunc.PythonModel):
         """Answer rows given as a dict, a DataFrame or one array."""
         import tensorflow as tf
 
-        endpoint = self.loaded.signatures[(params or {}).get("signature_name", "serving_default")]
+        endpoint = self.loaded.signatures["serving_default"]
         specs = endpoint.structured_input_signature[1]
         if isinstance(model_input, np.ndarray):
             model_input = {next(iter(specs)): model_input}

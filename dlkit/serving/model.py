@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -13,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from dlkit.errors import ServeError
+from dlkit.export import MANIFEST, read_manifest
 from dlkit.runtime import load_tensorflow
 from dlkit.serving.tensors import RequestError, TensorSpec
 
 logger = logging.getLogger("dlkit.serving")
 
-MANIFEST = Path("assets.extra", "dlkit.json")
 WARM_UP = Path("assets.extra", "tf_serving_warmup_requests")
 MAX_WARM_UP = 1000  # TensorFlow Serving's limit
 # TensorFlow's status code -> HTTP's, as TensorFlow Serving maps them; 500 for the others.
@@ -105,10 +104,13 @@ def load_model(name: str, directory: Path) -> ServedModel:
     """Load the highest version in `directory` and replay its warm-up requests.
 
     Raises:
+        RunError: a file is not what the manifest says.
         ServeError: not a SavedModel, a broken one, one without signatures, or a warm-up request
             that fails.
     """
     path = find_version(directory)
+    # A foreign SavedModel has no manifest; one that has must be what it says.
+    manifest = read_manifest(path) if (path / MANIFEST).exists() else None
     logger.info("%s: loading %s", name, path)
     tf = load_tensorflow()
     from google.protobuf.json_format import MessageToDict
@@ -138,7 +140,6 @@ def load_model(name: str, directory: Path) -> ServedModel:
         for key, function in sorted(functions.items())
     }
     example = _warm_up(name, path, signatures)
-    manifest = _read_manifest(path)
     version = int(path.name)
     metadata = {"signature_def": described}
     return ServedModel(name, version, path, signatures, metadata, manifest, example, loaded)
@@ -155,15 +156,6 @@ def _specs(tensors: Mapping[str, Any]) -> dict[str, TensorSpec]:
             None if shape["unknown_rank"] else tuple(None if s < 0 else s for s in sizes),
         )
     return specs
-
-
-def _read_manifest(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise ServeError(f"{path / MANIFEST} cannot be read: {error}") from error
 
 
 def _warm_up(

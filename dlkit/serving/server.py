@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import logging.config
+import logging
 import math
 import shlex
 import signal
@@ -67,17 +67,13 @@ def _port_error(error: OSError, host: str, port: int) -> ServeError:
 
 def log_to_stderr() -> None:
     """Send the server's and uvicorn's log to standard error; standard output is for results."""
-    line = "%(asctime)s %(levelname)s %(message)s"
-    logger = {"handlers": ["stderr"], "level": "INFO", "propagate": False}
-    logging.config.dictConfig(
-        {
-            "version": 1,
-            "disable_existing_loggers": False,
-            "formatters": {"line": {"format": line}},
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
-            "loggers": {"dlkit.serving": logger, "uvicorn": logger},
-        }
-    )
+    # Not by dictConfig, which closes the handlers of everybody else in this process.
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    for name in ("dlkit.serving", "uvicorn"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dlkit.export import checksums
 from dlkit.runtime import load_tensorflow
 
 
@@ -55,7 +56,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     signatures = {"serving_default": from_bytes, "from_pixels": from_pixels}
     tf.saved_model.save(tf.Module(), str(directory / "1"), signatures=signatures)
     write_warm_up(directory / "1", [png(255)])
-    manifest = {"format": 1, "task": "image-classification", "model": "lenet", "run": "abc"}
+    manifest: dict[str, Any] = {
+        "format": 1,
+        "task": "image-classification",
+        "model": "lenet",
+        "run": "abc",
+    }
+    manifest |= {"files": checksums(directory / "1")}
     (directory / "1/assets.extra/dlkit.json").write_text(json.dumps(manifest))
     return directory
 

@@ -36,6 +36,7 @@ def test_what_cannot_be_served(
     broken = tmp_path / "broken"
     shutil.copytree(pictures, broken)
     write_warm_up(broken / "1", [b"no picture"])
+    (broken / "1/assets.extra/dlkit.json").unlink()
     with pytest.raises(ServeError, match="warm-up request 1 of x fails"):
         load_model("x", broken)
     (broken / "1/saved_model.pb").write_bytes(b"cut")

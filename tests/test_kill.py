@@ -1,0 +1,84 @@
+"""kill -9 at a random moment, then `--resume`: the weights of the run that was never killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from made import Done
+
+from dlkit import tracking
+
+TRAIN = ["image-classification", "train", "--model", "lenet", "-p", "dropout=0.3", "--epochs", "40", "--patience", "25", "--batch-size", "24"]  # fmt: skip
+CHILD = """
+import sys
+from dlkit import training
+training.SAVE_EVERY_SECONDS = 0.2
+from pipelines.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def line_of(process: subprocess.Popen) -> str:
+    assert process.stderr
+    return process.stderr.readline()
+
+
+def test_a_killed_run_ends_as_the_whole_one(
+    dlkit: Callable[..., Done], here: Path, npz: Path
+) -> None:
+    seed = int.from_bytes(os.urandom(4))
+    chance = random.Random(seed)
+    arguments = [*TRAIN, "--data", str(npz)]
+    whole = dlkit(*arguments, "--json")
+    assert whole.code == 0, whole.err
+
+    command, goal = [sys.executable, "-c", CHILD, *arguments], f"epoch {chance.randint(2, 30)}/"
+    with subprocess.Popen(command, cwd=here, stderr=subprocess.PIPE, text=True) as process:
+        while not line_of(process).startswith(goal):
+            assert process.poll() is None, seed
+        time.sleep(chance.uniform(0, 0.3))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, seed
+    rows = [json.loads(line) for line in dlkit("runs", "list", "--json").out.splitlines()]
+    killed = next(r["run"] for r in rows if r["run"] != whole.json["run"])
+    assert rows[0]["status"] == "RUNNING"
+
+    resumed = dlkit("image-classification", "train", "--resume", killed, "--json")
+    assert resumed.code == 0, (seed, resumed.err)
+    assert resumed.json["run"] == killed
+    assert resumed.json["metrics"] == whole.json["metrics"], seed
+    store = tracking.client()
+    one, two = (store.get_run(r).data for r in (whole.json["run"], killed))
+    assert one.tags["dlkit.weights"] == two.tags["dlkit.weights"], seed
+    for name in ("loss", "val_accuracy", "learning_rate"):
+        first = [(m.step, m.value) for m in store.get_metric_history(whole.json["run"], name)]
+        second = [(m.step, m.value) for m in store.get_metric_history(killed, name)]
+        assert sorted(first) == sorted(second), (seed, name)
+    assert len(dlkit("runs", "list", "--json").out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_is_marked_and_can_go_on(
+    dlkit: Callable[..., Done], here: Path, npz: Path, number: int, code: int
+) -> None:
+    command = [sys.executable, "-c", CHILD, *TRAIN, "--data", str(npz), "--epochs", "4000"]
+    with subprocess.Popen(command, cwd=here, stderr=subprocess.PIPE, text=True) as process:
+        while not line_of(process).startswith("epoch 3/"):
+            assert process.poll() is None
+        process.send_signal(number)
+        err = process.communicate()[1]
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    run = dlkit("runs", "list", "--json").json
+    assert run["status"] == "KILLED"
+    assert f"--resume {run['run'][:8]}" in err.splitlines()[-1]
+    assert Path(f"mlruns/checkpoints/{run['run']}/checkpoint.npz").is_file()
