@@ -6,7 +6,6 @@ import math
 
 import tensorflow as tf
 
-
 # How far augmentation goes: a share of each side, degrees, a share of the size.
 SHIFT, TURN, ZOOM = 1 / 8, 10.0, 0.1
 
