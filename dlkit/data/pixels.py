@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import tensorflow as tf
 
-# How far augmentation goes: a share of each side, degrees, a share of the size.
-SHIFT, TURN, ZOOM = 1 / 8, 10.0, 0.1
+# How far augmentation goes: a share of each side, degrees, a share of the size. Chosen on the
+# validation split of Fashion-MNIST: at twice these LeNet-5 fits its training set less well.
+SHIFT, TURN, ZOOM = 1 / 14, 5.0, 0.05
 
 
 def decode_image(contents: tf.Tensor | bytes, shape: tuple[int, ...]) -> tf.Tensor:
@@ -66,7 +68,8 @@ def augment(images: tf.Tensor, seed: tf.Tensor, policy: str) -> tf.Tensor:
     """
     if policy == "none":
         return images
-    _, height, width, _ = images.shape.as_list()
+    shape: Any = images.shape
+    height, width = shape[1], shape[2]
     draws = tf.stack([tf.shape(images)[0], 5])
     draw = tf.random.stateless_uniform(draws, seed, -1.0, 1.0)
     shift_y, shift_x = draw[:, 0] * (height * SHIFT), draw[:, 1] * (width * SHIFT)
