@@ -68,12 +68,17 @@ def ended(folder: Path) -> dict[str, Any]:
         }
 
 
+def run_is_there(process: subprocess.Popen, folder: Path) -> None:
+    """Wait until a run has been started: before that there is nothing to resume."""
+    while process.poll() is None and not list(folder.glob("mlruns/checkpoints/*/config.json")):
+        time.sleep(0.02)
+
+
 def whole(model: str, folder: Path) -> dict[str, Any]:
     """Train a model undisturbed; return what it ended with, and when it began and stopped."""
     began = time.monotonic()
     process = start(folder, "--model", model)
-    while not list(folder.glob("mlruns/checkpoints/*/config.json")):
-        time.sleep(0.05)
+    run_is_there(process, folder)
     first = time.monotonic() - began
     if process.wait():
         raise SystemExit((folder / "log").read_text())
@@ -88,26 +93,20 @@ def trial(number: int, seed: int, reference: dict[str, Any], folder: Path) -> di
         moment = list(MOMENTS)[number // 3 % len(MOMENTS)]
         model = MODELS[number // 3 % len(MODELS)]
     wanted = reference[model]
-    process, began = start(folder, "--model", model), time.monotonic()
-    if moment:
-        while process.poll() is None and not list((folder / "mlruns").glob(MOMENTS[moment])):
-            time.sleep(0.0005)
-        if moment == "flush":  # the journal comes and goes; let some epochs pass first
-            time.sleep(chance.uniform(0, wanted["last"] - wanted["first"]))
-            while process.poll() is None and not (folder / "mlruns/mlflow.db-journal").exists():
-                time.sleep(0.0002)
-    else:
-        time.sleep(chance.uniform(wanted["first"], wanted["last"]))
+    process = start(folder, "--model", model)
+    run_is_there(process, folder)
+    began, lasts = time.monotonic(), wanted["last"] - wanted["first"]
+    if moment in (None, "flush"):
+        time.sleep(chance.uniform(0, lasts))
+    while moment and process.poll() is None and not list((folder / "mlruns").glob(MOMENTS[moment])):
+        time.sleep(0.0005)
     after = time.monotonic() - began
     alive = process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.wait()
-    runs = ended(folder)["runs"] if (folder / "mlruns" / "mlflow.db").exists() else []
-    if alive and runs:
-        again = start(folder, "--resume", runs[0][0])
-        code = again.wait()
-    else:
-        code = process.returncode
+    code = process.returncode
+    if alive:
+        code = start(folder, "--resume", ended(folder)["runs"][0][0]).wait()
     found = ended(folder)
     checks = {
         "finished": code == 0 and [status for _, status in found["runs"]] == ["FINISHED"],

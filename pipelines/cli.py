@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -23,6 +24,10 @@ COMMANDS = {
     "ui": ("pipelines.ui:ui", "Browse the runs in MLflow's own pages."),
     "doctor": ("pipelines.doctor:doctor", "Look at this machine: versions, store, disk, data."),
 }
+
+
+# What the system refuses that the user can mend: a full disk, a quota, permissions.
+MENDABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 class Table(click.Group):
@@ -66,15 +71,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(" ".join(error.format_message().split()), 2)
     except DlkitError as error:
         return _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        # The reader went away; nothing more can be said to it, not even at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in MENDABLE:
+            raise
+        return _fail(f"{error.filename or 'cannot write'}: {error.strerror}", 2)
     except (click.Abort, KeyboardInterrupt) as error:
         cause = error.__cause__ or error
         number = getattr(cause, "number", 2)
         hint = cause.args[0] if cause.args else ""
         return _fail(f"interrupted{hint}", 128 + number, word="")
-    except BrokenPipeError:
-        # The reader went away; nothing more can be said to it, not even at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _fail(message: str, code: int, word: str = "error: ") -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +116,100 @@ def plain(value: Any) -> Any:
 def as_dict(config: Any) -> dict[str, Any]:
     """Return a Config as the dict that is itself a valid `--config`."""
     return dataclasses.asdict(config)
+
+
+def add_evaluate(
+    group: click.Group, evaluate: Callable[..., dict], show: Callable[[dict], str]
+) -> None:
+    """Add `evaluate`: RUN's own test split, or `--data SOURCE`."""
+
+    @group.command("evaluate", help=(evaluate.__doc__ or "").split("\n\n")[0])
+    @click.argument("run")
+    @click.option("--data", metavar="SOURCE", help="Other data of the same kind.")
+    @click.option("--data-dir", metavar="DIR", help="Folder of tensorflow-datasets.")
+    @click.option(
+        "--download/--no-download", default=True, help="Let tensorflow-datasets download."
+    )
+    @click.option("--strict", is_flag=True, help="Refuse a source with unreadable files.")
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+    def command(run: str, as_json: bool, **given: Any) -> None:
+        result = evaluate(run, quiet=as_json, **given)
+        click.echo(json.dumps(plain(result)) if as_json else show(result))
+
+
+def add_predict(
+    group: click.Group,
+    predict: Callable[..., Iterator[dict[str, Any]]],
+    inputs_name: str,
+    columns: tuple[str, ...],
+) -> None:
+    """Add `predict`: a table of `columns`, or all that `predict` yields as CSV or JSON Lines."""
+
+    @group.command("predict", help=(predict.__doc__ or "").split("\n\n")[0])
+    @click.argument("run")
+    @click.argument("inputs", nargs=-1, required=True, metavar=f"{inputs_name}...")
+    @click.option("--output", metavar="FILE", help="Write .csv or .jsonl, not a table.")
+    @click.option("--strict", is_flag=True, help="Stop at an input that cannot be read.")
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+    def command(
+        run: str, inputs: tuple[str, ...], output: str | None, strict: bool, as_json: bool
+    ) -> None:
+        if output is not None and Path(output).suffix not in (".csv", ".jsonl"):
+            raise OptionError(f"--output: got '{output}'; accepted: a name in .csv or .jsonl")
+        rows = predict(run, inputs, strict)
+        if output is not None:
+            count = write_rows(rows, Path(output).expanduser())
+            click.echo(f"{count} rows in {output}")
+        elif as_json:
+            for row in rows:
+                click.echo(json.dumps(row))
+        else:
+            found = [[_cell(row[name]) for name in columns] for row in rows]
+            widths = [max(len(line[i]) for line in found) for i in range(len(columns))]
+            for line in found:
+                cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+                click.echo("  ".join(cells).rstrip())
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def write_rows(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
+    """Write rows to .csv or .jsonl, whole or not at all; a dict in a row becomes columns in .csv.
+
+    Raises:
+        OptionError: the file cannot be written.
+    """
+    from dlkit.checkpoint import write_atomically
+
+    found = list(rows)
+
+    def write(file: Any) -> None:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        if path.suffix == ".jsonl":
+            text.writelines(json.dumps(row) + "\n" for row in found)
+        else:
+            flat = [flatten(row) for row in found]
+            writer = csv.DictWriter(text, list(flat[0]))
+            writer.writeheader()
+            writer.writerows(flat)
+        text.flush()
+        text.detach()
+
+    try:
+        write_atomically(path, write)
+    except OSError as error:
+        raise OptionError(f"--output: {path} cannot be written: {error.strerror}") from None
+    return len(found)
+
+
+def flatten(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row with the entries of its inner dicts as its own; a name taken gets a prefix."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{k}" if k in row else k: v for k, v in value.items()}
+        else:
+            flat[key] = value
+    return flat

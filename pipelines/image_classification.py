@@ -5,9 +5,7 @@ Read from top to bottom: the options, then train, evaluate and predict, then the
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import shutil
 import time
@@ -17,9 +15,16 @@ from typing import Any
 
 import click
 
-from dlkit.errors import DataError, OptionError
+from dlkit.errors import DataError
 from dlkit.options import option
-from pipelines.commands import Commands, add_export, add_train, as_dict, plain
+from pipelines.commands import (
+    Commands,
+    add_evaluate,
+    add_export,
+    add_predict,
+    add_train,
+    as_dict,
+)
 
 TASK = "image-classification"
 DEFAULT_EPOCHS = 60
@@ -107,7 +112,7 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
     policy = config.augment
     if policy == "auto":
         policy = "shift" if data.kind == "characters" else "flip"
-    say(describe(data, policy), quiet)
+    say(f"{data.describe()}; augment {policy}", quiet)
     for note in data.notes:
         say(f"note: {note}", quiet)
 
@@ -238,14 +243,24 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
             run.model(folder / "export", step)
         run.tags({"dlkit.weights": training.weights_hash(model)})
 
-    paths = {"report": run.artifact("report.json"), "export": run.export()}
+    result = outcome(report, run.artifact("report.json"), run.export(), began)
     shutil.rmtree(folder / "report", ignore_errors=True)
     shutil.rmtree(folder / "export", ignore_errors=True)
-    kept = {k: report[k] for k in ("run", "task", "model", "data", "split", "metrics", "intervals")}
-    beside = {k: v["metrics"] for k, v in report["baselines"].items()}
     if run.spooling:
         say(f"note: the store failed ({run.spooling}); deliver with: dlkit runs sync", quiet)
-    return {**kept, "baselines": beside, **paths, "seconds": round(time.monotonic() - began, 2)}
+    return result
+
+
+def outcome(report: dict, path: Path, export: Path, began: float) -> dict[str, Any]:
+    """Return what `--json` prints of a report."""
+    names = ("run", "task", "model", "data", "split", "metrics", "intervals")
+    return {
+        **{name: report[name] for name in names},
+        "baselines": {name: each["metrics"] for name, each in report["baselines"].items()},
+        "report": path,
+        "export": export,
+        "seconds": round(time.monotonic() - began, 2),
+    }
 
 
 def load(config: Config) -> Any:
@@ -261,13 +276,6 @@ def load(config: Config) -> Any:
         split_seed=config.split_seed,
         strict=config.strict,
     )
-
-
-def describe(data: Any, policy: str) -> str:
-    """Say what was loaded, in one line."""
-    shape = " x ".join(map(str, data.spec.input_shape))
-    sizes = ", ".join(f"{n:,} {name}" for name, n in data.sizes().items())
-    return f"data {data.source}: {shape}, {data.spec.outputs} classes, {sizes}; augment {policy}"
 
 
 def evaluate(
@@ -316,16 +324,7 @@ def evaluate(
     under = "evaluations/" + "".join(c if c.isalnum() else "-" for c in about["data"]).strip("-")
     run.artifacts(folder, under)
     shutil.rmtree(folder)
-    return {
-        **about,
-        "split": split,
-        "metrics": report["metrics"],
-        "intervals": report["intervals"],
-        "baselines": {k: v["metrics"] for k, v in report["baselines"].items()},
-        "report": run.artifact(f"{under}/report.json"),
-        "export": directory,
-        "seconds": round(time.monotonic() - began, 2),
-    }
+    return outcome(report, run.artifact(f"{under}/report.json"), directory, began)
 
 
 def predict(ref: str, inputs: tuple[str, ...], strict: bool = False) -> Iterator[dict[str, Any]]:
@@ -418,69 +417,5 @@ def commands() -> None:
 
 add_train(commands, Config, train, show)
 add_export(commands, TASK)
-
-
-@commands.command("evaluate")
-@click.argument("run")
-@click.option("--data", metavar="SOURCE", help="Other data with the same labels.")
-@click.option("--data-dir", metavar="DIR", help="Folder of tensorflow-datasets.")
-@click.option("--download/--no-download", default=True, help="Let tensorflow-datasets download.")
-@click.option("--strict", is_flag=True, help="Refuse a source with unreadable files.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-def evaluate_command(run: str, as_json: bool, **given: Any) -> None:
-    """Score RUN's exported model beside its baselines."""
-    result = evaluate(run, quiet=as_json, **given)
-    click.echo(json.dumps(plain(result)) if as_json else show(result))
-
-
-@commands.command("predict")
-@click.argument("run")
-@click.argument("inputs", nargs=-1, required=True, metavar="FILE_OR_FOLDER...")
-@click.option("--output", metavar="FILE", help="Write .csv or .jsonl instead of printing a table.")
-@click.option("--strict", is_flag=True, help="Stop at an unreadable image.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
-def predict_command(
-    run: str, inputs: tuple[str, ...], output: str | None, strict: bool, as_json: bool
-) -> None:
-    """Label image files, or every image under folders, with RUN's exported model."""
-    if output is not None and Path(output).suffix not in (".csv", ".jsonl"):
-        raise OptionError(f"--output: got '{output}'; accepted: a name that ends in .csv or .jsonl")
-    rows = predict(run, inputs, strict)
-    if output is not None:
-        count = write_rows(rows, Path(output).expanduser())
-        click.echo(f"{count} rows in {output}")
-    elif as_json:
-        for row in rows:
-            click.echo(json.dumps(row))
-    else:
-        found = list(rows)
-        wide = max(len(r["file"]) for r in found)
-        for row in found:
-            click.echo(f"{row['file']:{wide}}  {row['probability']:7.4f}  {row['label']}")
-
-
-def write_rows(rows: Iterator[dict[str, Any]], path: Path) -> int:
-    """Write predictions to .csv (one column a label) or .jsonl, whole or not at all."""
-    from dlkit.checkpoint import write_atomically
-
-    found = list(rows)
-
-    def write(file: Any) -> None:
-        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-        if path.suffix == ".jsonl":
-            text.writelines(json.dumps(row) + "\n" for row in found)
-        else:
-            labels = list(found[0]["probabilities"])
-            writer = csv.writer(text)
-            writer.writerow(["file", "label", "probability", *labels])
-            for row in found:
-                shares = [row["probabilities"][label] for label in labels]
-                writer.writerow([row["file"], row["label"], row["probability"], *shares])
-        text.flush()
-        text.detach()
-
-    try:
-        write_atomically(path, write)
-    except OSError as error:
-        raise OptionError(f"--output: {path} cannot be written: {error.strerror}") from None
-    return len(found)
+add_evaluate(commands, evaluate, show)
+add_predict(commands, predict, "FILE_OR_FOLDER", ("file", "label", "probability"))

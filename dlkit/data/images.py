@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 import os
-import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from dlkit.data import folder, splits
+from dlkit.data import arrays, folder, splits
+from dlkit.data.arrays import Rows, Source
 from dlkit.data.spec import Data, Spec, Split
 from dlkit.errors import DataError, nearest, one_of
 
 BUILT_IN = ("digits",)
 # Sets of characters: a mirrored character is another one or none.
 CHARACTERS = ("digits", "mnist", "emnist", "kmnist", "svhn", "omniglot")
-SPLIT_NAMES = {"train": "train", "val": "validation", "valid": "validation"} | {
-    "validation": "validation",
-    "test": "test",
-}
 TFDS_HOME = Path("~/tensorflow_datasets")
-
-
-@dataclass
-class Rows:
-    """Rows of one given split before the missing splits are cut off."""
-
-    x: np.ndarray
-    y: np.ndarray
-    names: list[str]
-    encoded: Callable[[int], bytes]
-
-
-@dataclass
-class Source:
-    """What a loader read: rows by split, label names, and what should be said about them."""
-
-    rows: dict[str, Rows]
-    labels: tuple[str, ...]
-    notes: list[str] = field(default_factory=list)
 
 
 def check_source(source: str, data_dir: str | None = None, download: bool = True) -> str:
@@ -130,11 +104,11 @@ def read(
     """Read a source with the splits it came with; see `load_images`."""
     kind = check_source(source, data_dir, download)
     if kind == "built-in":
-        found = _digits()
+        found = arrays.digits()
     elif kind == "tfds":
-        found = _tfds(source.removeprefix("tfds:"), data_dir, download, shape)
+        found = arrays.tfds_set(source.removeprefix("tfds:"), data_dir, download, shape)
     elif kind == "npz":
-        found = _npz(Path(source).expanduser())
+        found = arrays.npz(Path(source).expanduser())
     else:
         common, files, labels, notes = folder.scan(Path(source).expanduser(), shape, strict)
         rows = {
@@ -243,15 +217,6 @@ def _take(rows: Rows, at: np.ndarray) -> Rows:
     return Rows(rows.x[at], rows.y[at], [rows.names[i] for i in at], lambda i: encoded(int(at[i])))
 
 
-def _from_arrays(x: np.ndarray, y: np.ndarray, name: str) -> Rows:
-    def encoded(i: int) -> bytes:
-        from dlkit.data.pixels import encode_png
-
-        return encode_png(x[i])
-
-    return Rows(x, y.astype(np.int32), [f"{name}[{i}]" for i in range(len(x))], encoded)
-
-
 def _bring_to(shape: tuple[int, int, int | None], found: Source) -> None:
     """Bring rows from arrays to a shape; what a user would send stays as it was."""
     from dlkit.data.pixels import fit_image
@@ -260,136 +225,3 @@ def _bring_to(shape: tuple[int, int, int | None], found: Source) -> None:
         wanted = (*shape[:2], shape[2] or rows.x.shape[-1])
         if rows.x.shape[1:] != wanted:
             rows.x = np.stack([fit_image(image, wanted).numpy() for image in rows.x])
-
-
-def _digits() -> Source:
-    from sklearn.datasets import load_digits
-
-    bunch: Any = load_digits()
-    # Values are counts from 0 to 16 of the dark pixels in a 4 x 4 block.
-    x = np.round(bunch.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
-    return Source({"train": _from_arrays(x, bunch.target, "digits")}, tuple("0123456789"))
-
-
-def _npz(path: Path) -> Source:
-    try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(f"--data {path}: not a readable .npz: {error}") from None
-    pairs = {"train": ("x", "y")} if "x" in arrays else {}
-    for suffix, name in SPLIT_NAMES.items():
-        if f"x_{suffix}" in arrays:
-            pairs[name] = (f"x_{suffix}", f"y_{suffix}")
-    if "train" not in pairs:
-        raise DataError(
-            f"--data {path}: needs x and y, or x_train and y_train; has {one_of(arrays)}"
-        )
-    targets = {}
-    for name, (x_key, y_key) in pairs.items():
-        if y_key not in arrays:
-            raise DataError(f"--data {path}: has {x_key} and no {y_key}")
-        if len(arrays[x_key]) != len(arrays[y_key]) or arrays[y_key].ndim != 1:
-            raise DataError(
-                f"--data {path}: {x_key} has shape {arrays[x_key].shape} and {y_key} "
-                f"{arrays[y_key].shape}; {y_key} must have one label a row"
-            )
-        targets[name] = arrays[y_key]
-    labels, numbers = _labels(path, targets, arrays.get("labels"))
-    rows = {
-        name: _from_arrays(_pixels(path, x_key, arrays[x_key]), numbers[name], x_key)
-        for name, (x_key, _) in pairs.items()
-    }
-    if len({r.x.shape[1:] for r in rows.values()}) > 1:
-        raise DataError(f"--data {path}: the splits hold images of different shapes")
-    return Source(rows, labels)
-
-
-def _labels(
-    path: Path, targets: dict[str, np.ndarray], names: np.ndarray | None
-) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
-    """Number the label values; `names`, if given, names the classes 0, 1, 2, ..."""
-    for name, y in targets.items():
-        if y.dtype.kind not in "iubSU":
-            if y.dtype.kind != "f" or not np.all(np.isfinite(y)) or np.any(y != np.round(y)):
-                raise DataError(
-                    f"--data {path}: labels of {name} are neither whole numbers nor text"
-                )
-            targets[name] = y.astype(np.int64)
-    values = np.unique(np.concatenate(list(targets.values())))
-    if names is not None:
-        if values.dtype.kind not in "iub" or values.min() < 0 or values.max() >= len(names):
-            raise DataError(f"--data {path}: y must number the {len(names)} names in 'labels'")
-        return tuple(map(str, names)), targets
-    shown = tuple(v.decode() if isinstance(v, bytes) else str(v) for v in values.tolist())
-    return shown, {name: np.searchsorted(values, y) for name, y in targets.items()}
-
-
-def _pixels(path: Path, key: str, x: np.ndarray) -> np.ndarray:
-    """Bring an array of images to uint8 `(n, h, w, 1 or 3)`."""
-    if x.ndim == 3:
-        x = x[..., np.newaxis]
-    if x.ndim != 4 or x.shape[-1] not in (1, 3) or 0 in x.shape[1:]:
-        raise DataError(
-            f"--data {path}: {key} has shape {x.shape}; accepted: (n, h, w), (n, h, w, 1 or 3)"
-        )
-    if x.dtype == np.uint8:
-        return x
-    if x.dtype.kind not in "iufb" or not np.all(np.isfinite(x)):
-        raise DataError(f"--data {path}: {key} holds values that are not finite numbers")
-    low, high = (float(x.min()), float(x.max())) if x.size else (0.0, 0.0)
-    if low < 0 or high > 255:
-        raise DataError(
-            f"--data {path}: {key} ranges over [{low:g}, {high:g}]; accepted: [0, 255] or [0, 1]"
-        )
-    scale = 255.0 if x.dtype.kind in "fb" and high <= 1.0 else 1.0
-    return np.round(x.astype(np.float64) * scale).astype(np.uint8)
-
-
-def _tfds(
-    name: str, data_dir: str | None, download: bool, wanted: tuple[int, int, int | None] | None
-) -> Source:
-    import tensorflow_datasets as tfds
-
-    from dlkit.data.pixels import fit_image
-
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-        if download:
-            builder.download_and_prepare()
-    except tfds.core.DatasetNotFoundError:
-        known = tfds.list_builders()
-        raise DataError(
-            f"--data: tensorflow-datasets has no '{name}'{nearest(name, known)}"
-        ) from None
-    except Exception as error:  # the network, the disk or the publisher's checksum
-        raise DataError(
-            f"--data tfds:{name} cannot be prepared: {type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no reason given'}"
-        ) from None
-    features = builder.info.features
-    keys = builder.info.supervised_keys
-    if not keys or not isinstance(features[keys[0]], tfds.features.Image):
-        raise DataError(f"--data tfds:{name}: holds no pairs of image and label")
-    if not isinstance(features[keys[1]], tfds.features.ClassLabel):
-        raise DataError(f"--data tfds:{name}: its '{keys[1]}' is no class label")
-    height, width, channels = features[keys[0]].shape
-    side = wanted[:2] if wanted else (height, width)
-    if None in side:
-        raise DataError(f"--data tfds:{name}: its images differ in size; give --image-size")
-    shape = (*side, (wanted[2] if wanted else None) or channels or 3)
-    source = Source({}, tuple(features[keys[1]].names))
-    for given in builder.info.splits:
-        if given not in SPLIT_NAMES:
-            source.notes.append(f"the split '{given}' of tfds:{name} is not used")
-            continue
-        dataset = builder.as_dataset(split=given, as_supervised=True, shuffle_files=False)
-        if (height, width, channels) != shape:
-            dataset = dataset.map(lambda x, y: (fit_image(x, shape), y))
-        pairs = list(dataset.batch(1024).as_numpy_iterator())
-        x = np.concatenate([p[0] for p in pairs])
-        y = np.concatenate([p[1] for p in pairs])
-        source.rows[SPLIT_NAMES[given]] = _from_arrays(x, y, f"{name}/{given}")
-    if "train" not in source.rows:
-        raise DataError(f"--data tfds:{name}: has no train split")
-    return source

@@ -82,6 +82,12 @@ class Data:
             digest.update(np.ascontiguousarray(split.y).data)
         return digest.hexdigest()
 
+    def describe(self) -> str:
+        """Say what was loaded, in one line."""
+        shape = " x ".join(map(str, self.spec.input_shape))
+        sizes = ", ".join(f"{n:,} {name}" for name, n in self.sizes().items())
+        return f"data {self.source}: {shape}, {self.spec.outputs} classes, {sizes}"
+
     def sizes(self) -> dict[str, Any]:
         """Return the number of rows of each split."""
         return {name: len(getattr(self, name)) for name in ("train", "validation", "test")}

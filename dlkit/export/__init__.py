@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import dlkit
-from dlkit.errors import ExportError, RunError
+from dlkit.errors import ExportError, RunError, StoreError
 
 TOLERANCE = 1e-5
 MANIFEST = "assets.extra/dlkit.json"
@@ -82,6 +82,11 @@ def save(
         path = target / MANIFEST
         path.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
         os.replace(working, directory)
+    except (OSError, tf.errors.ResourceExhaustedError, tf.errors.PermissionDeniedError) as error:
+        reason = getattr(error, "strerror", None) or getattr(error, "message", error)
+        raise StoreError(
+            f"cannot write the export {directory}: {reason}; the run's checkpoint is intact"
+        ) from None
     finally:
         shutil.rmtree(working, ignore_errors=True)
     return manifest

@@ -1,0 +1,80 @@
+"""The tracking store, and where a run's own files are."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dlkit.errors import StoreError
+
+HOME = Path("mlruns")
+TASK_TAG, SPOOL_TAG = "dlkit.task", "dlkit.spooled"
+CHILD_TAG = "mlflow.parentRunId"
+FINGERPRINT_TAG = "dlkit.data_fingerprint"
+EXPORT_NAME = "export"
+
+
+def checkpoint_folder(run: str) -> Path:
+    """Return where a run keeps its checkpoint and resolved config."""
+    return HOME.absolute() / "checkpoints" / run
+
+
+def spool_folder(run: str) -> Path:
+    """Return where a run leaves what the store would not take."""
+    return HOME.absolute() / "spool" / run
+
+
+def store_uri() -> str:
+    """Return the tracking store's address."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{HOME.absolute() / 'mlflow.db'}"
+
+
+def client() -> Any:
+    """Open the tracking store, making it on first use, and return MLflow's client.
+
+    Raises:
+        StoreError: it cannot be opened: not writable, not there, not a store.
+    """
+    # Before the import: MLflow reads them there. One short retry, since training waits meanwhile.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    uri = store_uri()
+    try:
+        with _initialising(uri):
+            import logging
+
+            import mlflow
+
+            for name in ("mlflow", "alembic"):
+                logging.getLogger(name).setLevel(logging.ERROR)
+            store = mlflow.MlflowClient(uri, uri)
+            store.search_experiments(max_results=1)
+    except Exception as error:
+        raise StoreError(f"the tracking store {uri} cannot be used: {line(error)}") from None
+    return store
+
+
+@contextlib.contextmanager
+def _initialising(uri: str) -> Iterator[None]:
+    """Let one process at a time make or migrate a database file: several at once crash."""
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    folder = Path(uri.removeprefix("sqlite:///")).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".store.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def line(error: Exception) -> str:
+    """Return the first line that says something of an error, without SQLAlchemy's prefix."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.strip().splitlines()[0].removeprefix("(sqlite3.OperationalError) ")
