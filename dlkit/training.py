@@ -153,7 +153,7 @@ def fit(
     patience: int | None,
     monitor: str,
     path: Path,
-    on_epoch: Callable[[int, int, dict[str, float]], None],
+    on_epoch: Callable[[int, dict[str, float]], None],
     on_save: Callable[[], None] = lambda: None,
     quiet: bool = False,
 ) -> Position:
@@ -174,7 +174,7 @@ def fit(
             apart by the validation loss.
         path: the checkpoint file. Written every 10 seconds, when the plan is fixed, on SIGINT or
             SIGTERM, and at the end.
-        on_epoch: called as `(epoch from 1, step, logs)` after each epoch.
+        on_epoch: called as `(epoch from 1, logs)` after each epoch.
         on_save: called before each checkpoint: what was logged up to there must be safe by then,
             since a resumed run does not repeat it.
         quiet: show nothing.
@@ -288,7 +288,7 @@ def fit(
                         at.finished = f"no better {monitor} for {patience} epochs"
                     planned = math.ceil(at.total / steps_per_epoch) if at.total else None
                     progress.epoch(epoch, planned, logs)
-                    on_epoch(epoch, at.step, logs)
+                    on_epoch(epoch, logs)
                 if at.finished or signals or time.monotonic() - saved_at > SAVE_EVERY_SECONDS:
                     save()
                 if signals and at.finished is None:

@@ -173,12 +173,6 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
             at = {"epoch": epoch, "step": step}
             return train_stream(arrays, prepare, batch_size=batch_size, seed=config.seed, **at)
 
-        history: list[dict[str, float]] = []
-
-        def on_epoch(epoch: int, step: int, logs: dict[str, float]) -> None:
-            history.append({"epoch": epoch, **logs})
-            run.metrics(epoch, logs)
-
         epochs, patience = config.epochs, config.patience
         if config.time_limit is None:
             epochs, patience = epochs or DEFAULT_EPOCHS, patience or DEFAULT_PATIENCE
@@ -200,7 +194,7 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
             patience=patience,
             monitor="accuracy",
             path=folder / "checkpoint.npz",
-            on_epoch=on_epoch,
+            on_epoch=run.metrics,
             on_save=run.flush,
             quiet=quiet,
         )
@@ -221,8 +215,8 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
             | {"best_epoch": position.best_epoch, "training_seconds": position.seconds}
             | {"splits": data.sizes(), "data_notes": data.notes, "augment": policy},
         )
-        if len(history) > 1:
-            plots.curves(history, folder / "report" / "curves.png")
+        drawn = ("loss", "val_loss", "accuracy", "val_accuracy")
+        plots.curves(run.history(drawn), folder / "report" / "curves.png")
         run.artifacts(folder / "report")
         run.metrics(position.best_epoch, {f"test_{k}": v for k, v in report["metrics"].items()})
 

@@ -91,7 +91,7 @@ def fit(row: Row, path: Path, epochs: int) -> keras.Model:
     def prepare(seed: Any, x: Any, y: Any) -> tuple:
         return data().preprocess(tf.cast(x, tf.float32)), y
 
-    def on_epoch(epoch: int, step: int, logs: dict[str, float]) -> None:
+    def on_epoch(epoch: int, logs: dict[str, float]) -> None:
         if epoch == epochs < 3:
             raise KeyboardInterrupt
 

@@ -45,6 +45,7 @@ def test_the_run_holds_all_that_made_it(in_trained: dict[str, Any], run_there: R
         "report.json",
         "confusion.png",
         "mistakes.png",
+        "curves.png",
     ):
         assert name in shown["files"], name
     assert shown["parameters"]["model"] == "mlp"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -61,19 +62,14 @@ def mistakes(
     return len(wrong)
 
 
-def curves(history: list[dict[str, float]], path: Path) -> None:
-    """Draw loss and accuracy over the epochs of one process, training against validation."""
+def curves(history: Mapping[str, list[tuple[int, float]]], path: Path) -> None:
+    """Draw loss and accuracy, training against validation, from `(epoch, value)` pairs by name."""
     figure = _figure(9, 3.6)
-    epochs = [h["epoch"] for h in history]
     for place, name in enumerate(("loss", "accuracy")):
         axes = figure.add_subplot(1, 2, place + 1)
         for key, label in ((name, "train"), (f"val_{name}", "validation")):
-            axes.plot(
-                epochs,
-                [h[key] for h in history],
-                label=label,
-                marker="." if len(epochs) < 9 else "",
-            )
+            epochs, values = zip(*history[key], strict=True) if history[key] else ((), ())
+            axes.plot(epochs, values, label=label, marker="." if len(epochs) < 9 else "")
         axes.set_xlabel("epoch")
         axes.set_title(name)
         axes.legend()

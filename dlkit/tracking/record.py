@@ -74,6 +74,13 @@ class Run:
         """Log an exported directory as the run's model."""
         self._deliver({"model": str(export), "step": step})
 
+    def history(self, keys: tuple[str, ...]) -> dict[str, list[tuple[int, float]]]:
+        """Return `(step, value)` pairs of metrics over all processes; none where the store failed."""
+        if self.spooling:
+            return {key: [] for key in keys}
+        found = {key: self.store.get_metric_history(self.id, key) for key in keys}
+        return {key: sorted((m.step, m.value) for m in each) for key, each in found.items()}
+
     def exported(self, step: int) -> bool:
         """Whether the weights of this step have been exported already, by a process now gone."""
         if self.logged is None or self.spooling:
