@@ -6,10 +6,13 @@ import base64
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -160,6 +163,33 @@ def test_registered_models_resolve_everywhere(
         assert run_there(TASK, "predict", ref, tmp_path / "x.png").code == 0
     wrong = run_there(TASK, "predict", "models:/shape@prod", tmp_path / "x.png")
     assert "did you mean 'shapes'?" in wrong.err
+
+
+def test_the_server_answers_as_predict_does(
+    in_trained: dict[str, Any], run_there: Run, tmp_path: Path
+) -> None:
+    x, _ = pictures(3, side=12, seed=6)
+    for i, image in enumerate(x):
+        (tmp_path / f"{i}.png").write_bytes(encode_png(image))
+    told = run_there(TASK, "predict", "latest", tmp_path, "--json").out.splitlines()
+    command = [sys.executable, "-m", "pipelines.cli", "serve", "shapes=latest", "--port", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout
+        url = server.stdout.readline().split(": ")[1].strip()
+        files = sorted(tmp_path.glob("*.png"))
+        rows = [{"b64": base64.b64encode(f.read_bytes()).decode()} for f in files]
+        by_bytes = httpx.post(url, json={"instances": rows}).json()["predictions"]
+        body = {"signature_name": "from_pixels", "instances": x.tolist()}
+        by_pixels = httpx.post(url, json=body).json()["predictions"]
+        server.terminate()
+        log = server.communicate(timeout=20)[1]
+    assert server.returncode == 0, log
+    assert by_bytes == by_pixels
+    for answer, row in zip(by_bytes, map(json.loads, told), strict=True):
+        assert answer["label"] == row["label"]
+        assert answer["probability"] == pytest.approx(row["probability"], abs=1e-5)
 
 
 def test_the_logged_model_is_a_pyfunc_without_dlkit(in_trained: dict[str, Any]) -> None:

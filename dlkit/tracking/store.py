@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,9 @@ def client() -> Any:
 
             import mlflow
 
+            # What fails is raised, and told in one line.
             for name in ("mlflow", "alembic"):
-                logging.getLogger(name).setLevel(logging.ERROR)
+                logging.getLogger(name).setLevel(logging.CRITICAL)
             store = mlflow.MlflowClient(uri, uri)
             store.search_experiments(max_results=1)
     except Exception as error:
@@ -75,6 +77,7 @@ def _initialising(uri: str) -> Iterator[None]:
 
 
 def line(error: Exception) -> str:
-    """Return the first line that says something of an error, without SQLAlchemy's prefix."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return text.strip().splitlines()[0].removeprefix("(sqlite3.OperationalError) ")
+    """Return the line that says what went wrong: a database's own words before SQLAlchemy's."""
+    text = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
+    database = re.search(r"^\(\w+\.\w*Error\) (.+)$", text, re.MULTILINE)
+    return database[1] if database else text.splitlines()[0]
