@@ -46,12 +46,11 @@ def digits() -> dict[str, Any]:
 
 def timed(source: str, model: str, limit: str, data_dir: str) -> dict[str, Any]:
     """Train a model on a tfds set within a time limit, seed 0."""
-    arguments = ["--data", source, "--data-dir", data_dir, "--no-download"]
-    arguments += ["--model", model, "--time-limit", limit]
+    arguments = ["--data", source, "--no-download", "--model", model, "--time-limit", limit]
     with tempfile.TemporaryDirectory() as folder:
-        result = dlkit(*TRAIN, *arguments, cwd=Path(folder))
+        result = dlkit(*TRAIN, *arguments, "--data-dir", data_dir, cwd=Path(folder))
     return {
-        "typed": f"dlkit {' '.join([*TRAIN, *arguments])}",
+        "typed": f"dlkit {' '.join([*TRAIN, *arguments])} --data-dir DIR",
         "seed": 0,
         "metrics": result["metrics"],
         "intervals": result["intervals"],
