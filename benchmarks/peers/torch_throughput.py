@@ -42,12 +42,16 @@ class Block(nn.Module):
         return functional.relu(y + x, inplace=True)
 
 
-def lenet() -> Any:
-    """LeNet-5; padding of 2 brings 28 x 28 to the 32 x 32 that the first convolution reads."""
+def lenet(linear: bool) -> Any:
+    """LeNet-5; padding of 2 brings 28 x 28 to the 32 x 32 that the first convolution reads.
+
+    Its third convolution has 1 x 1 outputs: as a linear layer it is the same function.
+    """
+    c5 = [nn.Flatten(), nn.Linear(400, 120)] if linear else [nn.Conv2d(16, 120, 5), nn.Flatten()]
     return nn.Sequential(
         nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(inplace=True), nn.MaxPool2d(2),
         nn.Conv2d(6, 16, 5), nn.ReLU(inplace=True), nn.MaxPool2d(2),
-        nn.Conv2d(16, 120, 5), nn.ReLU(inplace=True), nn.Flatten(),
+        *c5, nn.ReLU(inplace=True),
         nn.Linear(120, 84), nn.ReLU(inplace=True), nn.Linear(84, 10),
     )  # fmt: skip
 
@@ -61,9 +65,6 @@ def resnet_20() -> Any:
             parts.append(Block(before, filters, 2 if filters > 16 and block == 0 else 1))
             before = filters
     return nn.Sequential(*parts, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
-
-
-NETS = {"lenet": lenet, "resnet-20": resnet_20}
 
 
 def make_loader(x: Any, y: Any, batch_size: int, whole: bool, generator: Any) -> Any:
@@ -87,7 +88,7 @@ def main() -> None:
     rows = job["steps"] * job["batch_size"]
     x = torch.from_numpy(stored["x"][:rows].transpose(0, 3, 1, 2).copy())  # (n, c, h, w)
     y = torch.from_numpy(stored["y"][:rows].astype(np.int64))
-    net = NETS[job["net"]]()
+    net = lenet("linear" in variant) if job["net"] == "lenet" else resnet_20()
     if "channelslast" in variant:
         net = net.to(memory_format=torch.channels_last)
         x = x.contiguous(memory_format=torch.channels_last)
