@@ -59,7 +59,9 @@ def client() -> Any:
             store = mlflow.MlflowClient(uri, uri)
             store.search_experiments(max_results=1)
     except Exception as error:
-        raise StoreError(f"the tracking store {uri} cannot be used: {line(error)}") from None
+        raise StoreError(
+            f"the tracking store {uri} cannot be used: {line(error)}; what is in it was left as it is"
+        ) from None
     return store
 
 
