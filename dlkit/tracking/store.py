@@ -79,6 +79,24 @@ def _initialising(uri: str) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def fluent(uri: str) -> Iterator[None]:
+    """Set the store for those of MLflow's functions that take none, and take it back after."""
+    import mlflow
+
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri("")
+        # MLflow also writes the address into the environment, where the next command would find it.
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        if given is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = given
+
+
 def line(error: Exception) -> str:
     """Return the line that says what went wrong: a database's own words before SQLAlchemy's."""
     text = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
