@@ -65,9 +65,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> 
     return tmp_path
 
 
-@pytest.fixture
-def dlkit(here: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    """Run a command line in `here`, in this process."""
+def runner(capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Give a function that runs a command line in this process."""
 
     def run(*arguments: object) -> Done:
         capfd.readouterr()
@@ -76,6 +75,13 @@ def dlkit(here: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
         return Done(code, out, err)
 
     return run
+
+
+@pytest.fixture
+def dlkit(here: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Run a command line in `here`, in this process."""
+
+    return runner(capfd)
 
 
 @pytest.fixture(scope="session")
@@ -129,13 +135,7 @@ def in_trained(
 def run_there(in_trained: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
     """Run a command line beside the finished run."""
 
-    def run(*arguments: object) -> Done:
-        capfd.readouterr()
-        code = main([str(a) for a in arguments])
-        out, err = capfd.readouterr()
-        return Done(code, out, err)
-
-    return run
+    return runner(capfd)
 
 
 @pytest.fixture

@@ -248,6 +248,21 @@ def test_changed_data_are_not_gone_on_with(dlkit: Run) -> None:
     assert dlkit("runs", "list", "--json").json["status"] == "FINISHED"
 
 
+def test_a_broken_checkpoint_is_told_and_nothing_else_is_lost(dlkit: Run, npz: Path) -> None:
+    done = dlkit(TASK, "train", "--data", npz, "--model", "mlp", "--epochs", "1", "--json")
+    path = Path(f"mlruns/checkpoints/{done.json['run']}/checkpoint.npz")
+    path.write_bytes(path.read_bytes()[:-200])
+    again = dlkit(TASK, "train", "--resume", "latest", "--epochs", "2")
+    assert again.code == 2
+    assert "is broken" in again.err.splitlines()[-1]
+    assert dlkit("runs", "list", "--json").json["status"] == "FINISHED"
+    assert Path(done.json["export"], "1", "saved_model.pb").is_file()
+    path.unlink()
+    anew = dlkit(TASK, "train", "--resume", done.json["run"], "--epochs", "2", "--json")
+    assert anew.code == 0, anew.err
+    assert anew.json["run"] == done.json["run"]
+
+
 def test_a_time_limit_fixes_the_steps_and_ends_the_schedule_at_zero(dlkit: Run, npz: Path) -> None:
     from dlkit import checkpoint
 

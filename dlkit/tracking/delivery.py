@@ -18,6 +18,7 @@ from dlkit.tracking.store import (
     HOME,
     SPOOL_TAG,
     client,
+    fluent,
     line,
     spool_folder,
 )
@@ -71,24 +72,16 @@ def log_model(store: Any, run: str, export: Path, step: int) -> None:
 
 @contextlib.contextmanager
 def _active(run: str, uri: str) -> Iterator[None]:
-    """Make `run` MLflow's active run, leaving its status and this process's environment alone."""
+    """Make `run` MLflow's active run without changing its status."""
     import mlflow
 
-    given = os.environ.get("MLFLOW_TRACKING_URI")
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
-    try:
+    with fluent(uri):
         status = mlflow.get_run(run).info.status
         try:
             with mlflow.start_run(run_id=run):
                 yield
         finally:
             mlflow.MlflowClient().update_run(run, status=status)
-    finally:
-        # MLflow also writes the address into the environment, where the next command would find it.
-        os.environ.pop("MLFLOW_TRACKING_URI", None)
-        if given is not None:
-            os.environ["MLFLOW_TRACKING_URI"] = given
 
 
 def spool(run: str, event: dict[str, Any]) -> None:

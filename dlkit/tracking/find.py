@@ -14,6 +14,7 @@ from dlkit.tracking.store import (
     TASK_TAG,
     checkpoint_folder,
     client,
+    fluent,
     line,
     spool_folder,
     store_uri,
@@ -189,9 +190,10 @@ def register(ref: str, target: str) -> str:
     try:
         with contextlib.suppress(Exception):  # it may exist
             store.create_registered_model(name)
-        version = store.create_model_version(
-            name, f"models:/{model.model_id}", run_id=run.info.run_id, model_id=model.model_id
-        )
+        with fluent(store.tracking_uri):
+            version = store.create_model_version(
+                name, f"models:/{model.model_id}", run_id=run.info.run_id, model_id=model.model_id
+            )
         if alias:
             store.set_registered_model_alias(name, alias, version.version)
     except mlflow.exceptions.MlflowException as error:

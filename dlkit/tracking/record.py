@@ -16,7 +16,7 @@ from typing import Any
 
 import dlkit
 from dlkit import checkpoint
-from dlkit.errors import Interrupted, RunError, StoreError
+from dlkit.errors import CheckpointError, Interrupted, RunError, StoreError
 from dlkit.tracking.delivery import deliver, logged_steps, spool
 from dlkit.tracking.find import artifact, find_run, logged_model, run_export, spooled_export
 from dlkit.tracking.store import (
@@ -40,6 +40,7 @@ class Run:
     task: str
     store: Any
     spooling: str | None = None
+    was: str | None = None
 
     def __post_init__(self) -> None:
         self.pending: list[tuple[str, float, int, int]] = []
@@ -155,7 +156,8 @@ def start_run(task: str, params: Mapping[str, Any], tags: Mapping[str, str], nam
 
 def resume_run(task: str, ref: str) -> Run:
     """Open a run again to go on with it."""
-    run = Run(find_run(ref, task, finished=False).info.run_id, task, client())
+    found = find_run(ref, task, finished=False).info
+    run = Run(found.run_id, task, client(), was=found.status)
     run.logged = logged_steps(run.store, run.id)
     return run
 
@@ -201,6 +203,10 @@ def _ending(run: Run) -> Iterator[None]:
     try:
         yield
         status = "FINISHED"
+    except CheckpointError:
+        # Nothing was trained: a run that had finished has its report and export still.
+        status = "FINISHED" if run.was == "FINISHED" else "FAILED"
+        raise
     except KeyboardInterrupt as error:
         status = "KILLED"
         error.args = (f"; go on with: dlkit {run.task} train --resume {run.id[:8]}",)

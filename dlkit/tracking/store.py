@@ -45,6 +45,7 @@ def client() -> Any:
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     uri = store_uri()
     try:
@@ -59,7 +60,9 @@ def client() -> Any:
             store = mlflow.MlflowClient(uri, uri)
             store.search_experiments(max_results=1)
     except Exception as error:
-        raise StoreError(f"the tracking store {uri} cannot be used: {line(error)}") from None
+        raise StoreError(
+            f"the tracking store {uri} cannot be used: {line(error)}; what is in it was left as it is"
+        ) from None
     return store
 
 
@@ -74,6 +77,24 @@ def _initialising(uri: str) -> Iterator[None]:
     with open(folder / ".store.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def fluent(uri: str) -> Iterator[None]:
+    """Set the store for those of MLflow's functions that take none, and take it back after."""
+    import mlflow
+
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri("")
+        # MLflow also writes the address into the environment, where the next command would find it.
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+        if given is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = given
 
 
 def line(error: Exception) -> str:
