@@ -45,7 +45,7 @@ class Config:
     strict: bool = option(False, "Refuse a source with unreadable files.")
     augment: str = option(
         "auto",
-        "Random shift, turn and zoom; flip mirrors too. auto: flip, but not for characters.",
+        "shift: move, turn, zoom; flip: half as far, and mirror. auto: flip, but shift for characters.",
         choices=("auto", "none", "shift", "flip"),
     )
     model: str = option("resnet", "A name from `dlkit models`, or package.module:function.")
