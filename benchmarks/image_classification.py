@@ -9,6 +9,7 @@ splits. The tfds rows need Fashion-MNIST and MNIST prepared in `--data-dir`.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import tempfile
 from pathlib import Path
@@ -49,9 +50,11 @@ def timed(source: str, model: str, limit: str, data_dir: str) -> dict[str, Any]:
     arguments = ["--data", source, "--no-download", "--model", model, "--time-limit", limit]
     with tempfile.TemporaryDirectory() as folder:
         result = dlkit(*TRAIN, *arguments, "--data-dir", data_dir, cwd=Path(folder))
+        report = json.loads(Path(result["report"]).read_text())
     return {
         "typed": f"dlkit {' '.join([*TRAIN, *arguments])} --data-dir DIR",
         "seed": 0,
+        "training_seconds": report["training_seconds"],
         "metrics": result["metrics"],
         "intervals": result["intervals"],
         "baselines": result["baselines"],

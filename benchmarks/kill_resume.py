@@ -88,7 +88,7 @@ def whole(model: str, folder: Path) -> dict[str, Any]:
 def trial(number: int, seed: int, reference: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Kill and resume one run; say whether it ended as the undisturbed one."""
     chance = random.Random(f"{seed}-{number}")
-    model, moment = MODELS[number % len(MODELS)], None
+    model, moment = MODELS[(number + number // 3) % len(MODELS)], None
     if number % 3 == 1:
         moment = list(MOMENTS)[number // 3 % len(MOMENTS)]
         model = MODELS[number // 3 % len(MODELS)]
