@@ -140,7 +140,7 @@ def dlkit_side(job: dict[str, Any]) -> None:
     import keras
     import numpy as np
 
-    from dlkit import models, training
+    from dlkit import models, optimizers, training
     from dlkit.data.images import load_images
     from dlkit.data.pixels import augment
     from dlkit.data.stream import eval_stream, train_stream
@@ -162,13 +162,13 @@ def dlkit_side(job: dict[str, Any]) -> None:
     model = models.build("image-classification", job["net"], data.spec)
     options: dict[str, Any] = {"jit_compile": False}  # as the recipe has it
     model.compile(
-        optimizer=training.make_optimizer("adam", job["learning_rate"], job["weight_decay"]),
+        optimizer=optimizers.make_optimizer("adam", job["learning_rate"], job["weight_decay"]),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         **options,
     )
 
-    def prepare(draw_seed: Any, x: Any, y: Any) -> tuple:
+    def prepare(draw_seed: Any, rows: Any, x: Any, y: Any) -> tuple:
         return data.preprocess(tf.cast(augment(x, draw_seed, policy), tf.float32)), y
 
     clock = Clock(rows, job["seconds"], {**about_model(model, augment=policy), "steps": steps})

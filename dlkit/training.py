@@ -1,4 +1,4 @@
-"""Training: seed, optimiser, learning-rate schedule and one `fit` that resumes bit-exactly."""
+"""Training: seed, and one `fit` that stops, saves and resumes bit-exactly between any two steps."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ import numpy as np
 import tensorflow as tf
 
 from dlkit import checkpoint
-from dlkit.errors import Interrupted, OptionError, TrainingError
+from dlkit.errors import Interrupted, TrainingError
+from dlkit.optimizers import scheduled_rate
 from dlkit.progress import Progress
 
 CHUNK_SECONDS = 0.5
 # A checkpoint of ResNet-20 costs about 40 ms: at this distance a thousandth of the time.
 SAVE_EVERY_SECONDS = 30.0
+# Averaging every fifth step costs a fifth and averages as well.
+EMA_EVERY = 5
 
 
 def seed_everything(seed: int, deterministic: bool = False) -> None:
@@ -31,59 +34,6 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
     keras.utils.set_random_seed(seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
-
-
-def make_optimizer(
-    name: str, learning_rate: float, weight_decay: float = 0.0, clip_norm: float | None = None
-) -> keras.optimizers.Optimizer:
-    """Return a Keras optimiser.
-
-    Args:
-        name: "adam" (decoupled decay, that is AdamW, where `weight_decay` is above 0), "sgd"
-            (Nesterov momentum 0.9) or "rmsprop".
-        learning_rate: peak rate; `fit` sets the rate of each step.
-        weight_decay: decoupled decay of kernels; biases and norms are left alone.
-        clip_norm: largest global norm of the gradient, or None.
-    """
-    common: dict[str, Any] = {
-        "learning_rate": learning_rate,
-        "weight_decay": weight_decay or None,
-        "global_clipnorm": clip_norm,
-    }
-    if name == "adam":
-        optimizer = keras.optimizers.AdamW(**{**common, "weight_decay": weight_decay})
-    elif name == "sgd":
-        optimizer = keras.optimizers.SGD(momentum=0.9, nesterov=True, **common)
-    elif name == "rmsprop":
-        optimizer = keras.optimizers.RMSprop(**common)
-    else:
-        raise OptionError(f"no optimizer '{name}'; accepted: adam, rmsprop, sgd")
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    return optimizer
-
-
-def scheduled_rate(
-    schedule: str, peak: float, warmup: int, step: tf.Tensor, total: tf.Tensor
-) -> tf.Tensor:
-    """Return the learning rate of one step, a float32 scalar.
-
-    Args:
-        schedule: "cosine" or "linear", both ending at zero after `total` steps, or "constant".
-        peak: the rate after warm-up.
-        warmup: steps over which the rate rises linearly from zero.
-        step: int64 scalar, from 0.
-        total: int64 scalar.
-    """
-    done = tf.cast(step, tf.float32)
-    rise = tf.minimum(1.0, (done + 1.0) / max(1.0, float(warmup)))
-    span = tf.maximum(1.0, tf.cast(total, tf.float32) - warmup)
-    share = tf.clip_by_value((done - warmup) / span, 0.0, 1.0)
-    fall = {
-        "cosine": 0.5 * (1.0 + tf.cos(math.pi * share)),
-        "linear": 1.0 - share,
-        "constant": tf.ones_like(share),
-    }[schedule]
-    return peak * rise * fall
 
 
 @dataclasses.dataclass
@@ -155,6 +105,7 @@ def fit(
     monitor: str,
     path: Path,
     on_epoch: Callable[[int, dict[str, float]], None],
+    ema: float | None = None,
     on_save: Callable[[], None] = lambda: None,
     quiet: bool = False,
 ) -> Position:
@@ -176,6 +127,9 @@ def fit(
         path: the checkpoint file. Written every 30 seconds, when the plan is fixed, on SIGINT or
             SIGTERM, and at the end.
         on_epoch: called as `(epoch from 1, logs)` after each epoch.
+        ema: decay of the weights' moving average per step, in [0, 1), or None. The average is what
+            is validated and kept; it includes batch norm's statistics, and its decay starts low, as
+            `(1 + step) / (10 + step)`.
         on_save: called before each checkpoint: what was logged up to there must be safe by then,
             since a resumed run does not repeat it.
         quiet: show nothing.
@@ -197,10 +151,13 @@ def fit(
     counters = list(model.metrics_variables)
     # The optimiser belongs to a compiled model but not to its variables.
     live = [*model.variables, *optimizer.variables, *counters]
+    averages = [tf.Variable(v, trainable=False) for v in _floats(model)] if ema is not None else []
     if path.exists():
         groups, state = checkpoint.load(path)
         checkpoint.restore(live, groups["live"], path)
         best = [array for _, array in groups["best"]]
+        for average, (_, array) in zip(averages, groups.get("ema", []), strict=True):
+            average.assign(array)
         state["best"] = tuple(state["best"]) if state["best"] else None
         at = _extend(Position(**state), epochs, time_limit, steps_per_epoch)
     if epochs is not None and time_limit is None:
@@ -212,6 +169,8 @@ def fit(
             rate = scheduled_rate(schedule, learning_rate, warmup, step + i, total)
             optimizer.learning_rate.assign(rate)
             model.train_step(next(batches))
+            if ema is not None and (step + i + 1) % EMA_EVERY == 0:
+                _average(averages, model, ema, step + i)
 
     @tf.function
     def validate() -> None:
@@ -225,7 +184,7 @@ def fit(
         nonlocal saved_at
         on_save()
         at.seconds = before + time.monotonic() - started
-        checkpoint.save(path, {"live": live, "best": best}, dataclasses.asdict(at))
+        checkpoint.save(path, {"live": live, "best": best, "ema": averages}, dataclasses.asdict(at))
         saved_at = time.monotonic()
 
     batches = None
@@ -273,6 +232,7 @@ def fit(
                         "examples_per_second": rate,
                     }
                     model.reset_metrics()
+                    held = _swap_in(averages, model)
                     validate()
                     logs |= {f"val_{name}": value for name, value in results().items()}
                     model.reset_metrics()
@@ -283,6 +243,7 @@ def fit(
                         best = [np.array(v) for v in model.variables]
                     else:
                         at.wait += 1
+                    _put_back(held, model)
                     if at.step == at.total:
                         at.finished = "planned steps done"
                     elif patience is not None and at.wait >= patience:
@@ -309,6 +270,32 @@ def weights_hash(model: keras.Model) -> str:
     for weight in model.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())
     return digest.hexdigest()
+
+
+def _floats(model: keras.Model) -> list[Any]:
+    """Return the variables that an average of makes sense: all but the states of random numbers."""
+    return [v for v in model.variables if "float" in v.dtype]
+
+
+def _average(averages: list[tf.Variable], model: keras.Model, decay: float, step: Any) -> None:
+    """Move each average towards its variable, by as much as `EMA_EVERY` steps would."""
+    done = tf.cast(step, tf.float32)
+    kept = tf.minimum(decay, (1.0 + done) / (10.0 + done)) ** EMA_EVERY
+    for average, v in zip(averages, _floats(model), strict=True):
+        average.assign_add((1.0 - tf.cast(kept, average.dtype)) * (v.value - average))
+
+
+def _swap_in(averages: list[tf.Variable], model: keras.Model) -> list[np.ndarray]:
+    """Put the averages into the model; return what was there."""
+    held = [np.array(v) for v in _floats(model)] if averages else []
+    for v, average in zip(_floats(model) if averages else [], averages, strict=True):
+        v.assign(average)
+    return held
+
+
+def _put_back(held: list[np.ndarray], model: keras.Model) -> None:
+    for v, value in zip(_floats(model) if held else [], held, strict=True):
+        v.assign(value)
 
 
 def _extend(

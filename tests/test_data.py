@@ -172,7 +172,7 @@ def test_flip_mirrors_about_half_and_shift_none() -> None:
 def stream(epoch: int = 0, step: int = 0, seed: int = 7) -> Any:
     rows = np.arange(25)
     dataset = train_stream(
-        (rows,), lambda draw, x: (draw, x), batch_size=4, seed=seed, epoch=epoch, step=step
+        (rows,), lambda draw, rows, x: (draw, x), batch_size=4, seed=seed, epoch=epoch, step=step
     )
     return dataset.as_numpy_iterator()
 

@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 from made import LABELS, pictures
 
-from dlkit import checkpoint, export, models, training
+from dlkit import checkpoint, export, models, optimizers, training
 from dlkit.data import Data, Spec, Split
 from dlkit.data.preprocess import standardise
 from dlkit.data.stream import eval_stream, train_stream
@@ -76,7 +76,7 @@ def compiled(row: Row) -> keras.Model:
     training.seed_everything(0)
     model = models.build(row.task, row.model, data().spec, row.params)
     model.compile(
-        optimizer=training.make_optimizer("adam", 1e-3, 0.01),
+        optimizer=optimizers.make_optimizer("adam", 1e-3, 0.01),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         jit_compile=False,
@@ -88,7 +88,7 @@ def fit(row: Row, path: Path, epochs: int) -> keras.Model:
     """Train for some of three planned epochs, from the checkpoint at `path` if there is one."""
     model, train = compiled(row), data().train
 
-    def prepare(seed: Any, x: Any, y: Any) -> tuple:
+    def prepare(seed: Any, rows: Any, x: Any, y: Any) -> tuple:
         return data().preprocess(tf.cast(x, tf.float32)), y
 
     def on_epoch(epoch: int, logs: dict[str, float]) -> None:
@@ -101,7 +101,7 @@ def fit(row: Row, path: Path, epochs: int) -> keras.Model:
             lambda e, s: train_stream(
                 (train.x, train.y), prepare, batch_size=12, seed=1, epoch=e, step=s
             ),
-            eval_stream((train.x, train.y), lambda x, y: prepare(None, x, y), batch_size=16),
+            eval_stream((train.x, train.y), lambda x, y: prepare(None, None, x, y), batch_size=16),
             steps_per_epoch=3,
             batch_size=12,
             epochs=3,

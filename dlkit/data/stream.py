@@ -35,8 +35,9 @@ def train_stream(
 
     Args:
         arrays: row-aligned arrays held in memory; batches are gathered from them.
-        prepare: `(draw_seed, *batch)` to what the model trains on, called on whole batches;
-            `draw_seed` is int64 `(2,)`, different for every (seed, epoch, step).
+        prepare: `(draw_seed, rows, *batch)` to what the model trains on, called on whole batches;
+            `draw_seed` is int64 `(2,)`, `(seed, epoch * 2**32 + step)`; `rows` int64 `(b,)`, the
+            numbers of the batch's rows.
         batch_size: rows a batch, at most the number of rows; the rest of an epoch is left out,
             and is another rest each epoch.
         seed: the run's seed.
@@ -64,7 +65,7 @@ def train_stream(
 
     def gather(draw_seed: tf.Tensor, rows: tf.Tensor) -> tuple:
         rows = tf.ensure_shape(rows, (batch_size,))
-        return prepare(draw_seed, *(tf.gather(t, rows) for t in tensors))
+        return prepare(draw_seed, rows, *(tf.gather(t, rows) for t in tensors))
 
     dataset: Any = tf.data.Dataset.from_generator(
         orders,

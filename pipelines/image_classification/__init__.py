@@ -1,0 +1,25 @@
+"""Image classification, from a source of images to a served model.
+
+Read `config.py`, then `train.py`, the recipe, from top to bottom; each other command has a file of
+its own.
+"""
+
+import click
+
+from pipelines.commands import Commands, add_evaluate, add_export, add_predict, add_train
+from pipelines.image_classification.config import TASK, Config
+from pipelines.image_classification.evaluate import evaluate
+from pipelines.image_classification.predict import predict
+from pipelines.image_classification.result import show
+from pipelines.image_classification.train import train
+
+
+@click.group(cls=Commands, name=TASK)
+def commands() -> None:
+    """Classify images: digits, tensorflow-datasets, folders of class folders, .npz arrays."""
+
+
+add_train(commands, Config, train, show)
+add_export(commands, TASK)
+add_evaluate(commands, evaluate, show)
+add_predict(commands, predict, "FILE_OR_FOLDER", ("file", "label", "probability"))

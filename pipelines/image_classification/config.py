@@ -1,0 +1,76 @@
+"""What a training run of an image classifier is made from."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from dlkit.options import option
+
+TASK = "image-classification"
+DEFAULT_EPOCHS = 60
+DEFAULT_PATIENCE = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What a training run is made from; the resolved values are saved with it."""
+
+    data: str = option("digits", "digits, tfds:NAME, a folder of class folders, or an .npz file.")
+    data_dir: str | None = option(None, "Folder of tensorflow-datasets.", metavar="DIR")
+    download: bool = option(True, "Let tensorflow-datasets download what is missing.")
+    image_size: int | None = option(
+        None, "Side that images are resized to.", minimum=4, maximum=1024, shown="commonest size"
+    )
+    split_seed: int = option(0, "Seed of the cut into splits.", minimum=0, maximum=2**31 - 1)
+    strict: bool = option(False, "Refuse a source with unreadable files.")
+    augment: str = option(
+        "auto",
+        "shift: move, turn, zoom; flip: half as far, and mirror. auto: flip, but shift for characters.",
+        choices=("auto", "none", "shift", "flip"),
+    )
+    model: str = option("resnet", "A name from `dlkit models`, or package.module:function.")
+    params: dict = option({}, "A parameter of the model; may be repeated.")
+    seed: int = option(
+        0, "Seed of weights, order, dropout, augmentation.", minimum=0, maximum=2**31 - 1
+    )
+    epochs: int | None = option(
+        None, "Most epochs.", minimum=1, shown=f"{DEFAULT_EPOCHS}, or as the time limit allows"
+    )
+    time_limit: float | None = option(
+        None, "Time to train and validate in, such as 10m.", duration=True, metavar="TIME"
+    )
+    batch_size: int = option(64, "Images a step.", minimum=1)
+    optimizer: str = option("adam", "Optimiser.", choices=("adam", "sgd", "rmsprop"))
+    learning_rate: float = option(2e-3, "Peak learning rate.", above=0)
+    schedule: str = option(
+        "cosine", "How the rate falls.", choices=("cosine", "linear", "constant")
+    )
+    warmup: int = option(50, "Steps over which the rate rises.", minimum=0)
+    weight_decay: float = option(0.01, "Decoupled decay of kernels.", minimum=0)
+    clip_norm: float | None = option(None, "Largest norm of the gradient.", above=0)
+    label_smoothing: float = option(
+        0.0, "Share of the target spread over all classes.", minimum=0, maximum=0.9
+    )
+    patience: int | None = option(
+        None,
+        "Epochs without a better validation accuracy before training ends.",
+        minimum=1,
+        shown=f"{DEFAULT_PATIENCE}, or never under a time limit",
+    )
+    deterministic: bool = option(False, "Forbid ops that are not deterministic; for GPUs.")
+
+
+def load(config: Config) -> Any:
+    """Load the config's source, at its `--image-size` where it has one."""
+    from dlkit.data.images import load_images
+
+    size = config.image_size
+    return load_images(
+        config.data,
+        data_dir=config.data_dir,
+        download=config.download,
+        shape=(size, size, None) if size else None,
+        split_seed=config.split_seed,
+        strict=config.strict,
+    )

@@ -1,0 +1,60 @@
+"""Score a trained classifier again, on its own test split or on other data."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from typing import Any
+
+from pipelines.image_classification.config import TASK, Config, load
+from pipelines.image_classification.result import outcome
+
+
+def evaluate(
+    ref: str,
+    data: str | None = None,
+    data_dir: str | None = None,
+    download: bool = True,
+    strict: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Score RUN's exported model on its test split, or on other data with the same labels."""
+    began = time.monotonic()
+    from dlkit import tracking
+    from dlkit.data.images import check_source, load_rows
+    from dlkit.progress import say
+
+    if data is not None:
+        check_source(data, data_dir, download)
+    found = tracking.find_run(ref, TASK)
+    run = tracking.Run(found.info.run_id, TASK, tracking.client())
+    directory = tracking.run_export(found)
+    config = Config(**tracking.config_of(run.id))
+
+    from dlkit.runtime import load_tensorflow
+
+    tf = load_tensorflow(keras=True)
+    from dlkit import export
+    from dlkit.evaluation.report import classification_report
+    from dlkit.export.images import classify
+
+    manifest = export.read_manifest(directory / "1")
+    labels, shape = tuple(manifest["labels"]), tuple(manifest["input_shape"])
+    own = load(dataclasses.replace(config, data_dir=data_dir or config.data_dir, strict=strict))
+    rows, split, notes = own.test, "test", own.notes
+    if data is not None:
+        rows, split, notes = load_rows(data, labels, shape, data_dir, download, strict)
+    for note in notes:
+        say(f"note: {note}", quiet)
+    endpoint = tf.saved_model.load(str(directory / "1")).signatures["from_pixels"]
+    probabilities = classify(endpoint, rows.x)
+    about = {"run": run.id, "task": TASK, "model": config.model, "data": data or config.data}
+    folder = tracking.checkpoint_folder(run.id) / "evaluation"
+    report = classification_report(
+        probabilities, rows, own.train, labels, folder, split=split, about=about
+    )
+    under = "evaluations/" + "".join(c if c.isalnum() else "-" for c in about["data"]).strip("-")
+    run.artifacts(folder, under)
+    shutil.rmtree(folder)
+    return outcome(report, run.artifact(f"{under}/report.json"), directory, began)
