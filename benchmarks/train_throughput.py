@@ -141,8 +141,9 @@ def dlkit_side(job: dict[str, Any]) -> None:
     import numpy as np
 
     from dlkit import models, optimizers, training
+    from dlkit.data.augment import augment
     from dlkit.data.images import load_images
-    from dlkit.data.pixels import augment
+    from dlkit.data.policy import policy, written
     from dlkit.data.stream import eval_stream, train_stream
 
     data = load_images("tfds:fashion_mnist", data_dir=job["data_dir"], download=False)
@@ -154,24 +155,24 @@ def dlkit_side(job: dict[str, Any]) -> None:
         np.savez(arrays, x=np.concatenate(parts), y=data.train.y)
     steps = job["steps"] or len(data.train) // job["batch_size"]
     rows = steps * job["batch_size"]
-    policy = "none"
-    if job["variant"] == "augmented":
-        policy = "shift" if data.kind == "characters" else "flip"
+    changes = policy("auto" if job["variant"] == "augmented" else "none", data.kind)
 
     training.seed_everything(job["seed"])
     model = models.build("image-classification", job["net"], data.spec)
     options: dict[str, Any] = {"jit_compile": False}  # as the recipe has it
     model.compile(
-        optimizer=optimizers.make_optimizer("adam", job["learning_rate"], job["weight_decay"]),
+        optimizer=optimizers.make_optimizer("adamw", job["learning_rate"], job["weight_decay"]),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         **options,
     )
 
     def prepare(draw_seed: Any, rows: Any, x: Any, y: Any) -> tuple:
-        return data.preprocess(tf.cast(augment(x, draw_seed, policy), tf.float32)), y
+        return data.preprocess(augment(x, draw_seed, rows, changes)), y
 
-    clock = Clock(rows, job["seconds"], {**about_model(model, augment=policy), "steps": steps})
+    clock = Clock(
+        rows, job["seconds"], {**about_model(model, augment=written(changes)), "steps": steps}
+    )
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Done):
         training.fit(
             model,

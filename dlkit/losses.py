@@ -36,8 +36,12 @@ def classification_loss(
     """
     weights = None if class_weights is None else [float(w) for w in class_weights]
 
+    plain = name == "cross-entropy" and not label_smoothing and weights is None
+
     def loss(targets: Any, logits: Any) -> Any:
         logits = ops.cast(logits, "float32")
+        if plain and len(targets.shape) < 2:
+            return keras.losses.sparse_categorical_crossentropy(targets, logits, from_logits=True)
         if len(targets.shape) < 2 or targets.shape[-1] == 1:
             targets = ops.one_hot(ops.reshape(targets, (-1,)), classes)  # (b, classes)
         share = ops.sum(targets * weights, -1) if weights is not None else 1.0

@@ -28,7 +28,7 @@ def option(default: Any, help: str, **details: Any) -> Any:
         default: value where neither the command line nor the config file gives one.
         help: one sentence for `--help`.
         **details: `choices` (accepted names), `minimum`, `maximum` (inclusive bounds), `above`
-            (exclusive lower bound), `metavar`, `duration` (True: `10m`, `90s`, `1h30m` or seconds).
+            and `below` (exclusive bounds), `metavar`, `duration` (True: `10m`, `90s`, `1h30m` or seconds).
     """
     if isinstance(default, dict):
         return dataclasses.field(default_factory=dict, metadata={"help": help, **details})
@@ -68,13 +68,15 @@ class Number(click.ParamType):
         except (TypeError, ValueError, OverflowError):
             exact, number = False, 0
         low, high = self.details.get("minimum"), self.details.get("maximum")
-        above = self.details.get("above")
+        above, below = self.details.get("above"), self.details.get("below")
         if exact and abs(number) < float("inf") and (low is None or number >= low):
             if (high is None or number <= high) and (above is None or number > above):
-                return number
+                if below is None or number < below:
+                    return number
         bounds = [f"at least {low}"] if low is not None else []
         bounds += [f"above {above}"] if above is not None else []
         bounds += [f"at most {high}"] if high is not None else []
+        bounds += [f"below {below}"] if below is not None else []
         kind = "a whole number" if self.kind is int else "a number"
         self.fail(f"got '{value}'; accepted: {' '.join([kind, ', '.join(bounds)]).strip()}")
 
@@ -234,11 +236,15 @@ def check_keys(values: Mapping[str, Any], config: type, where: str) -> dict[str,
 
 
 def resolve(config: type[C], given: Mapping[str, Any], file: str | None = None) -> C:
-    """Merge defaults, a config file and the given options into one `config` instance."""
+    """Merge defaults, a config file and the given options into one `config` instance.
+
+    A config class may have `presets(values)`: defaults that depend on the values given.
+    """
     values = read_config_file(file, config) if file else {}
     params = {**values.pop("params", {}), **parse_params(given.get("params") or ())}
     values |= {k: v for k, v in given.items() if v is not None and k != "params"}
-    return config(**(values | {"params": params}))
+    presets = getattr(config, "presets", None)
+    return config(**((presets(values) if presets else {}) | values | {"params": params}))
 
 
 def _reason(error: Exception) -> str:

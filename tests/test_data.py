@@ -15,7 +15,7 @@ from PIL import Image
 
 from dlkit.data import splits
 from dlkit.data.images import load_images
-from dlkit.data.pixels import augment, decode_image, encode_png, fit_image
+from dlkit.data.pixels import decode_image, encode_png, fit_image
 from dlkit.data.stream import permutation, train_stream
 from dlkit.errors import DataError
 
@@ -142,31 +142,6 @@ def test_grey_of_grey_is_itself_and_resizing_averages() -> None:
     checks = np.indices((32, 32)).sum(0)[..., None] % 2 * 255
     shrunk = fit_image(tf.constant(checks, tf.uint8), (8, 8, 1)).numpy()
     assert abs(int(shrunk[2:6, 2:6].mean()) - 127) <= 3
-
-
-@pytest.mark.parametrize("policy", ["shift", "flip"])
-def test_augmentation_is_a_function_of_its_seed(policy: str) -> None:
-    x, _ = pictures(16)
-    first = augment(tf.constant(x), tf.constant([1, 2], tf.int64), policy).numpy()
-    again = augment(tf.constant(x), tf.constant([1, 2], tf.int64), policy).numpy()
-    other = augment(tf.constant(x), tf.constant([1, 3], tf.int64), policy).numpy()
-    np.testing.assert_array_equal(first, again)
-    assert (first != other).any(axis=(1, 2, 3)).all()
-    assert first.dtype == np.uint8
-
-
-def test_flip_mirrors_about_half_and_shift_none() -> None:
-    """A ramp from left to right falls to the right only when it is mirrored."""
-    ramp = np.tile(np.linspace(40, 250, 32).astype(np.uint8)[None, None, :, None], (400, 32, 1, 1))
-
-    def mirrored(policy: str) -> float:
-        out = (
-            augment(tf.constant(ramp), tf.constant([0, 0], tf.int64), policy).numpy().astype(float)
-        )
-        return float(np.mean(out[:, 16, 10:14].mean((1, 2)) > out[:, 16, 18:22].mean((1, 2))))
-
-    assert mirrored("shift") == 0.0
-    assert 0.4 < mirrored("flip") < 0.6
 
 
 def stream(epoch: int = 0, step: int = 0, seed: int = 7) -> Any:

@@ -76,7 +76,7 @@ def compiled(row: Row) -> keras.Model:
     training.seed_everything(0)
     model = models.build(row.task, row.model, data().spec, row.params)
     model.compile(
-        optimizer=optimizers.make_optimizer("adam", 1e-3, 0.01),
+        optimizer=optimizers.make_optimizer("adamw", 1e-3, 0.01),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         jit_compile=False,

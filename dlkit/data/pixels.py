@@ -1,15 +1,8 @@
-"""TensorFlow functions on images, shared by the loader, the training stream and the export."""
+"""TensorFlow functions on images, shared by the loader and the export."""
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import tensorflow as tf
-
-# How far augmentation goes: a share of each side, degrees, a share of the size. Chosen on validation
-# splits: characters (digits) gain from more, photos (Fashion-MNIST under LeNet-5) from less.
-REACH = {"shift": (1 / 8, 10.0, 0.1), "flip": (1 / 14, 5.0, 0.05)}
 
 
 def decode_image(contents: tf.Tensor | bytes, shape: tuple[int, ...]) -> tf.Tensor:
@@ -51,44 +44,3 @@ def fit_image(image: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
 def encode_png(pixels: tf.Tensor) -> bytes:
     """Encode uint8 `(h, w, 1 or 3)` as PNG, from which `decode_image` gives the same pixels."""
     return tf.io.encode_png(pixels).numpy()
-
-
-def augment(images: tf.Tensor, seed: tf.Tensor, policy: str) -> tf.Tensor:
-    """Shift, turn and perhaps mirror each image of a batch at random.
-
-    One affine resampling an image, as far as `REACH` says: "shift" moves by up to an eighth of each
-    side, turns by up to 10 degrees and zooms by up to 10 %; "flip" does about half of that, and
-    mirrors half of the images.
-
-    Args:
-        images: uint8 `(b, h, w, c)`.
-        seed: int64 `(2,)`; the result is a function of it and of `images` alone.
-        policy: "none", "shift" or "flip".
-    Returns:
-        uint8 `(b, h, w, c)`; what comes in from outside is 0.
-    """
-    if policy == "none":
-        return images
-    shape: Any = images.shape
-    height, width = shape[1], shape[2]
-    draws = tf.stack([tf.shape(images)[0], 5])
-    draw = tf.random.stateless_uniform(draws, seed, -1.0, 1.0)
-    reach, turn, magnify = REACH[policy]
-    shift_y, shift_x = draw[:, 0] * (height * reach), draw[:, 1] * (width * reach)
-    angle, zoom = draw[:, 2] * math.radians(turn), 1.0 + magnify * draw[:, 3]
-    mirror = tf.where(draw[:, 4] < 0, -1.0, 1.0) if policy == "flip" else tf.ones_like(zoom)
-    # Output pixel (x, y) is read from input (a x + b y + c, d x + e y + f), about the centre.
-    cos, sin = tf.cos(angle) * zoom, tf.sin(angle) * zoom
-    a, b, d, e = cos * mirror, -sin, sin * mirror, cos
-    centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
-    c = centre_x - a * centre_x - b * centre_y + shift_x
-    f = centre_y - d * centre_x - e * centre_y + shift_y
-    none = tf.zeros_like(a)
-    return tf.raw_ops.ImageProjectiveTransformV3(
-        images=images,
-        transforms=tf.stack([a, b, c, d, e, f, none, none], axis=1),
-        output_shape=(height, width),
-        fill_value=0.0,
-        interpolation="BILINEAR",
-        fill_mode="CONSTANT",
-    )

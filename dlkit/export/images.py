@@ -11,6 +11,42 @@ import tensorflow as tf
 from dlkit.data.pixels import decode_image
 from dlkit.data.spec import Data
 
+# Test-time augmentation: moved down and right by so many pixels, mirrored or not, and its weight.
+View = tuple[int, int, bool, float]
+VIEWS: dict[str, tuple[View, ...]] = {
+    # As in Jordan 2024 (arXiv:2404.00498, section 3.5): half the weight is the image's, in place.
+    "photo": (
+        (0, 0, False, 0.25),
+        (0, 0, True, 0.25),
+        *((d, d, mirror, 0.125) for d in (-1, 1) for mirror in (False, True)),
+    ),
+    "characters": ((0, 0, False, 0.5), *((y, x, False, 0.125) for y in (-1, 1) for x in (-1, 1))),
+}
+
+
+def answer(model: keras.Model, data: Data, pixels: Any, tta: bool = False) -> Any:
+    """Return the logits of raw pixels.
+
+    Args:
+        model: the trained model.
+        data: gives the preprocessing, and the kind of image, which decides the views.
+        pixels: uint8 or float `(b, h, w, c)` in [0, 255].
+        tta: average over the views of each image.
+    Returns:
+        float32 `(b, classes)`.
+    """
+    x = data.preprocess(tf.cast(pixels, tf.float32))
+    if not tta:
+        return tf.cast(model(x, training=False), tf.float32)
+    height, width = x.shape[1:3]
+    wide = tf.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="REFLECT")
+    total: Any = 0.0
+    for down, right, mirror, weight in VIEWS[data.kind]:
+        view = wide[:, 1 - down : 1 - down + height, 1 - right : 1 - right + width]
+        view = view[:, :, ::-1] if mirror else view
+        total += weight * tf.cast(model(view, training=False), tf.float32)
+    return total
+
 
 class ImageClassifier(tf.Module):
     """Raw images in, labels and probabilities out.
@@ -20,15 +56,14 @@ class ImageClassifier(tf.Module):
     `(b,)` and `probabilities` float32 `(b, classes)`.
     """
 
-    def __init__(self, model: keras.Model, data: Data) -> None:
+    def __init__(self, model: keras.Model, data: Data, *, tta: bool = False) -> None:
         super().__init__()
         self.model_variables = [v.value for v in model.variables]
         self.labels = tf.constant(data.spec.labels)
         shape = data.spec.input_shape
 
         def classify(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-            logits = model(data.preprocess(tf.cast(pixels, tf.float32)), training=False)
-            probabilities = tf.nn.softmax(tf.cast(logits, tf.float32))  # (b, classes)
+            probabilities = tf.nn.softmax(answer(model, data, pixels, tta))  # (b, classes)
             return {
                 "label": tf.gather(self.labels, tf.argmax(probabilities, -1)),
                 "probability": tf.reduce_max(probabilities, -1),
@@ -65,7 +100,9 @@ def classify(endpoint: Any, pixels: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def held_out(model: keras.Model, data: Data, rows: int = 64) -> tuple[dict, dict]:
+def held_out(
+    model: keras.Model, data: Data, rows: int = 64, *, tta: bool = False
+) -> tuple[dict, dict]:
     """Return raw requests from the test split, and the trained model's own answers to them.
 
     The answers go through the loader's pixels, not through the export's decoding.
@@ -73,8 +110,7 @@ def held_out(model: keras.Model, data: Data, rows: int = 64) -> tuple[dict, dict
     n = min(rows, len(data.test))
     encoded = np.array([data.test.encoded(i) for i in range(n)] + [None], dtype=object)[:-1]
     pixels = data.test.x[:n]
-    logits = model(data.preprocess(pixels.astype(np.float32)), training=False)
-    probabilities = keras.ops.convert_to_numpy(keras.ops.softmax(logits))
+    probabilities = tf.nn.softmax(answer(model, data, pixels, tta)).numpy()
     answers = {
         "label": np.array(data.spec.labels)[probabilities.argmax(-1)],
         "probability": probabilities.max(-1),

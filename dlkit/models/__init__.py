@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from dlkit.errors import OptionError, SpecError, nearest, one_of
+from dlkit.models.layer_lists import CONV, DENSE, LayerList
 
 if TYPE_CHECKING:
     import keras
@@ -26,15 +27,17 @@ if TYPE_CHECKING:
 
 MODELS: dict[str, dict[str, str]] = {
     "image-classification": {
+        "cnn": "dlkit.models.cnn:cnn",
         "lenet": "dlkit.models.lenet:lenet",
         "mlp": "dlkit.models.mlp:mlp",
         "resnet": "dlkit.models.resnet:resnet",
+        "speednet": "dlkit.models.speednet:speednet",
     },
 }
 # What an annotation may name; evaluated without any builtins.
 ANNOTATIONS = {
     "int": int, "float": float, "bool": bool, "str": str, "list": list, "tuple": tuple,
-    "dict": dict, "Literal": Literal, "Any": Any,
+    "dict": dict, "Literal": Literal, "Any": Any, "ConvLayers": CONV, "DenseLayers": DENSE,
 }  # fmt: skip
 
 
@@ -167,7 +170,8 @@ def check_params(builder: Builder, params: Mapping[str, Any]) -> dict[str, Any]:
         elif parameter.default is inspect.Parameter.empty:
             raise OptionError(f"-p {name}: {builder.name} needs a value for '{name}'")
         else:
-            full[name] = parameter.default
+            default = parameter.default
+            full[name] = list(default) if isinstance(default, tuple) else default
     return full
 
 
@@ -175,6 +179,8 @@ def _fit(where: str, value: Any, kind: Any) -> Any:
     """Convert a JSON value to an annotated type, or say what is accepted."""
     if kind is Any:
         return value
+    if isinstance(kind, LayerList):
+        return kind.check(where, value)
     if get_origin(kind) is Literal:
         accepted = get_args(kind)
         if value in accepted and not isinstance(value, bool):
@@ -201,6 +207,8 @@ def type_name(kind: Any) -> str:
     """Name an annotation the way a person would write it."""
     if kind is Any:
         return "any"
+    if isinstance(kind, LayerList):
+        return kind.name
     if get_origin(kind) is Literal:
         return "|".join(map(str, get_args(kind)))
     if get_origin(kind) in (Union, types.UnionType):

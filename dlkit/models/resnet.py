@@ -6,6 +6,7 @@ import keras
 from keras import layers
 
 from dlkit.data.spec import Spec
+from dlkit.layers import BatchNormalization
 
 # He et al. 2015, table 6: 6n + 2 layers.
 BLOCKS_PER_STAGE = {20: 3, 32: 5, 44: 7, 56: 9}
@@ -71,4 +72,4 @@ def _conv_norm(x: keras.KerasTensor, filters: int, stride: int, name: str) -> ke
         kernel_initializer="he_normal",
         name=f"{name}_conv",
     )(x)
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(x)
+    return BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"{name}_norm")(x)

@@ -26,8 +26,8 @@ class Config:
     strict: bool = option(False, "Refuse a source with unreadable files.")
     augment: str = option(
         "auto",
-        "shift: move, turn, zoom; flip: half as far, and mirror. auto: flip, but shift for characters.",
-        choices=("auto", "none", "shift", "flip"),
+        "none, light, strong, or a list such as flip,crop=2,mixup; auto: light, by the kind of image.",
+        metavar="LIST",
     )
     model: str = option("resnet", "A name from `dlkit models`, or package.module:function.")
     params: dict = option({}, "A parameter of the model; may be repeated.")
@@ -41,17 +41,34 @@ class Config:
         None, "Time to train and validate in, such as 10m.", duration=True, metavar="TIME"
     )
     batch_size: int = option(64, "Images a step.", minimum=1)
-    optimizer: str = option("adam", "Optimiser.", choices=("adam", "sgd", "rmsprop"))
-    learning_rate: float = option(2e-3, "Peak learning rate.", above=0)
+    optimizer: str = option("adamw", "Optimiser.", choices=("adamw", "muon", "rmsprop", "sgd"))
+    learning_rate: float | None = option(
+        None, "Peak learning rate.", above=0, shown="2e-3; rmsprop 1e-3, sgd 0.05"
+    )
     schedule: str = option(
-        "cosine", "How the rate falls.", choices=("cosine", "linear", "constant")
+        "cosine",
+        "How the rate falls to zero.",
+        choices=("cosine", "linear", "one-cycle", "constant"),
     )
     warmup: int = option(50, "Steps over which the rate rises.", minimum=0)
     weight_decay: float = option(0.01, "Decoupled decay of kernels.", minimum=0)
     clip_norm: float | None = option(None, "Largest norm of the gradient.", above=0)
+    loss: str = option(
+        "cross-entropy", "What is minimised.", choices=("cross-entropy", "focal", "mse")
+    )
+    class_weight: str = option(
+        "none", "balanced: every class counts the same in the loss.", choices=("none", "balanced")
+    )
     label_smoothing: float = option(
         0.0, "Share of the target spread over all classes.", minimum=0, maximum=0.9
     )
+    ema: float | None = option(
+        None,
+        "Decay a step of the weights' moving average, which is then the model.",
+        above=0,
+        below=1,
+    )
+    tta: bool = option(False, "Answer with the mean over shifted (and mirrored) views of an image.")
     patience: int | None = option(
         None,
         "Epochs without a better validation accuracy before training ends.",

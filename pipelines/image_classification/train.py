@@ -25,7 +25,9 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
     # What a person may have mistyped is told before anything heavy is loaded.
     from dlkit import models
     from dlkit.data.images import check_source
+    from dlkit.data.policy import WHY, policy, written
 
+    policy(config.augment)
     builder, implied = models.find(TASK, config.model)
     params = models.check_params(builder, {**implied, **config.params})
     check_source(config.data, config.data_dir, config.download)
@@ -37,9 +39,10 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
     tracking.client()
     tf = load_tensorflow(keras=True)
     import keras
+    import numpy as np
 
-    from dlkit import export, optimizers, training
-    from dlkit.data.pixels import augment
+    from dlkit import export, layers, losses, optimizers, training
+    from dlkit.data.augment import augment, mix
     from dlkit.data.stream import eval_stream, train_stream
     from dlkit.evaluation import plots
     from dlkit.evaluation.report import classification_report
@@ -47,34 +50,35 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
 
     # Data.
     data = load(config)
-    policy = config.augment
-    if policy == "auto":
-        policy = "shift" if data.kind == "characters" else "flip"
-    say(f"{data.describe()}; augment {policy}", quiet)
+    changes = policy(config.augment, data.kind)
+    say(data.describe(), quiet)
+    named = config.augment in ("auto", "light", "strong")
+    say(f"augment {written(changes)}" + (f": {WHY[data.kind]}" if named else ""), quiet)
     for note in data.notes:
         say(f"note: {note}", quiet)
 
     # Model.
     training.seed_everything(config.seed, config.deterministic)
     model = models.build(TASK, config.model, data.spec, config.params)
-    smoothing, classes = config.label_smoothing, data.spec.outputs
-
-    def cross_entropy(y: Any, logits: Any) -> Any:
-        if not smoothing:
-            return keras.losses.sparse_categorical_crossentropy(y, logits, from_logits=True)
-        y = keras.ops.one_hot(y, classes)
-        return keras.losses.categorical_crossentropy(
-            y, logits, from_logits=True, label_smoothing=smoothing
-        )
-
+    classes, weights = data.spec.outputs, None
+    if config.class_weight == "balanced":
+        weights = losses.balanced_weights(np.bincount(data.train.y, minlength=classes).tolist())
+    rate = config.learning_rate or optimizers.LEARNING_RATES[config.optimizer]
     model.compile(
         optimizer=optimizers.make_optimizer(
-            config.optimizer, config.learning_rate, config.weight_decay, config.clip_norm
+            config.optimizer, rate, config.weight_decay, config.clip_norm
         ),
-        loss=cross_entropy,
-        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        loss=losses.classification_loss(
+            config.loss,
+            classes,
+            label_smoothing=config.label_smoothing,
+            class_weights=weights,
+        ),
+        metrics=[keras.metrics.MeanMetricWrapper(losses.accuracy, name="accuracy")],
         jit_compile=False,  # XLA makes small nets slower on CPUs
     )
+    # Layers that fit themselves to the data; a resumed run takes theirs from the checkpoint.
+    layers.adapt(model, data.preprocess(data.train.x[:5000].astype(np.float32)))
 
     # Run.
     if resume is None:
@@ -104,7 +108,8 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
         batch_size = min(config.batch_size, len(data.train))
 
         def prepare(draw_seed: Any, rows: Any, x: Any, y: Any) -> tuple:
-            return data.preprocess(tf.cast(augment(x, draw_seed, policy), tf.float32)), y
+            x = data.preprocess(augment(x, draw_seed, rows, changes))
+            return mix(x, y, draw_seed, changes, classes)
 
         def stream(epoch: int, step: int) -> Any:
             arrays = (data.train.x, data.train.y)
@@ -127,10 +132,11 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
             epochs=epochs,
             time_limit=config.time_limit,
             schedule=config.schedule,
-            learning_rate=config.learning_rate,
+            learning_rate=rate,
             warmup=config.warmup,
             patience=patience,
             monitor="accuracy",
+            ema=config.ema,
             path=folder / "checkpoint.npz",
             on_epoch=run.metrics,
             on_save=run.flush,
@@ -141,7 +147,7 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
             say(f"note: the time limit left room for {position.step} steps, not one epoch", quiet)
 
         # Evaluate.
-        endpoints = ImageClassifier(model, data)
+        endpoints = ImageClassifier(model, data, tta=config.tta)
         probabilities = classify(endpoints.from_pixels, data.test.x)
         report = classification_report(
             probabilities,
@@ -151,7 +157,7 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
             folder / "report",
             about={"run": run.id, "task": TASK, "model": config.model, "data": config.data}
             | {"best_epoch": position.best_epoch, "training_seconds": position.seconds}
-            | {"splits": data.sizes(), "data_notes": data.notes, "augment": policy},
+            | {"splits": data.sizes(), "data_notes": data.notes, "augment": written(changes)},
         )
         drawn = ("loss", "val_loss", "accuracy", "val_accuracy")
         plots.curves(run.history(drawn), folder / "report" / "curves.png")
@@ -161,7 +167,7 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
         # Export.
         step = position.step
         if not run.exported(step):
-            requests, expected = held_out(model, data)
+            requests, expected = held_out(model, data, tta=config.tta)
             shutil.rmtree(folder / "export", ignore_errors=True)
             export.save(
                 endpoints,
