@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -12,11 +13,11 @@ import pytest
 import tensorflow as tf
 from made import LABELS, pictures
 
-from dlkit import checkpoint, export, models, optimizers, training
+from dlkit import checkpoint, export, layers, models, optimizers, training
 from dlkit.data import Data, Spec, Split
 from dlkit.data.preprocess import standardise
 from dlkit.data.stream import eval_stream, train_stream
-from dlkit.errors import OptionError
+from dlkit.errors import OptionError, SpecError
 from dlkit.export.images import ImageClassifier, held_out
 
 
@@ -35,6 +36,8 @@ IMAGES = "image-classification"
 TABLE = [
     # 784 x 256 + 256, 256 x 256 + 256, 256 x 10 + 10.
     Row(IMAGES, "mlp", (28, 28, 1), 10, 269_322, {}),
+    # 5 x 5 x 32 + 128, 25 x 32 x 64 + 256, 7 x 7 x 64 x 256 + 256, 256 x 10 + 10.
+    Row(IMAGES, "cnn", (28, 28, 1), 10, 858_026, {}),
     # LeCun et al. 1998, with full connections: 156 + 2,416 + 48,120 + 10,164 + 850.
     Row(IMAGES, "lenet", (32, 32, 1), 10, 61_706, {"dropout": 0.3}),
     # He et al. 2015, table 6: 0.27 M, 0.46 M, 0.66 M, 0.85 M; here with the moving statistics.
@@ -43,6 +46,9 @@ TABLE = [
     Row(IMAGES, "resnet-32", (32, 32, 3), 10, 464_154 + 2_272, {}),
     Row(IMAGES, "resnet-44", (32, 32, 3), 10, 658_586 + 3_168, {}),
     Row(IMAGES, "resnet-56", (32, 32, 3), 10, 853_018 + 4_064, {}),
+    # Whitening 9 x 18 + 18; convolutions 9 x (18 x 32 + 32 x 32 + 32 x 64 + 64 x 64 + 64 x 128
+    # + 128 x 128); 3 x 448 shifts and moving statistics; head 128 x 10.
+    Row(IMAGES, "speednet", (28, 28, 1), 10, 180 + 290_880 + 1_344 + 1_280, {"dropout": 0.3}),
 ]
 # The deeper variants repeat the code of the first, and take minutes to trace.
 DEEP = {"resnet-32", "resnet-44", "resnet-56"}
@@ -206,3 +212,83 @@ def test_a_builder_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.syspath_prepend(str(tmp_path))
     net = models.build(IMAGES, "ownnets:net", data().spec, {"units": 5})
     assert net.count_params() == 144 * 5 + 5 + 5 * 3 + 3
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "error", "words"),
+    [
+        ("cnn", {"conv_layers": [{"filtres": 8}]}, OptionError, "did you mean 'filters'?"),
+        (
+            "cnn",
+            {"conv_layers": [{"kernel_size": 3}]},
+            OptionError,
+            r"conv_layers[0]: needs 'filters'",
+        ),
+        (
+            "cnn",
+            {"conv_layers": [{"filters": 0}]},
+            OptionError,
+            "filters: got 0; accepted: a whole",
+        ),
+        ("cnn", {"conv_layers": 3}, OptionError, "accepted: a list of layers such as"),
+        ("cnn", {"fc_layers": [{"units": 8, "activation": "rleu"}]}, OptionError, "mean 'relu'?"),
+        ("mlp", {"fc_layers": [{"units": 8, "dropout": 1}]}, OptionError, "dropout: got 1"),
+        (
+            "cnn",
+            {"conv_layers": [{"filters": 4, "pool_size": 4}, {"filters": 4, "pool_size": 4}]},
+            SpecError,
+            "conv_layers[1].pool_size: 4 does not fit the map it meets, 3 x 3 x 4",
+        ),
+        (
+            "cnn",
+            {"conv_layers": [{"filters": 4, "kernel_size": 13, "padding": "valid"}]},
+            SpecError,
+            "conv_layers[0].kernel_size: 13 does not fit the map it meets, 12 x 12 x 1",
+        ),
+        ("speednet", {"filters": []}, SpecError, "empty list"),
+        ("speednet", {"whitening": 13}, SpecError, "do not fit into 12 x 12"),
+    ],
+)
+def test_layers_that_do_not_fit_are_told(
+    model: str, params: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=re.escape(words)):
+        models.build(IMAGES, model, data().spec, params)
+
+
+def test_a_textbook_network_is_one_line() -> None:
+    net = models.build(
+        IMAGES,
+        "cnn",
+        Spec((28, 28, 1), 10),
+        {
+            "conv_layers": [
+                {"filters": 32, "kernel_size": 3, "pool_size": 2, "activation": "relu"},
+                {"filters": 64, "padding": "valid", "strides": 2, "pooling": "average"},
+            ],
+            "fc_layers": [{"units": 128, "l2": 1e-4, "initializer": "orthogonal"}],
+        },
+    )
+    # 320, 18,496, 6 x 6 x 64 x 128 + 128, 1,290.
+    assert net.count_params() == 320 + 18_496 + 295_040 + 1_290
+
+
+def test_whitening_makes_the_patches_of_its_images_white() -> None:
+    generator = np.random.default_rng(0)
+    images = np.cumsum(generator.normal(size=(200, 12, 12, 2)), 1).astype(np.float32)
+    net = models.build(IMAGES, "speednet", Spec((12, 12, 2), 3), {"whitening": 3})
+    before = [np.array(w) for w in net.weights]
+    assert layers.adapt(net, images) == ["whiten"]
+    white = np.array(net.get_layer("whiten")(images)).reshape(-1, 36)
+    np.testing.assert_allclose(white[:, :18].T @ white[:, :18] / len(white), np.eye(18), atol=0.02)
+    np.testing.assert_allclose(white[:, :18], -white[:, 18:], atol=1e-4)
+    changed = [not np.array_equal(a, b) for a, b in zip(before, net.weights, strict=True)]
+    assert sum(changed) == 1
+
+
+def test_convolutions_of_speednet_start_as_the_identity() -> None:
+    net = models.build(IMAGES, "speednet", Spec((12, 12, 1), 3))
+    kernel = np.array(net.get_layer("block1_2_conv").kernel)
+    x = np.random.default_rng(0).normal(size=(2, 6, 6, 32)).astype(np.float32)
+    np.testing.assert_allclose(net.get_layer("block1_2_conv")(x), x, atol=1e-6)
+    assert kernel.shape == (3, 3, 32, 32)
