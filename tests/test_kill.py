@@ -18,6 +18,13 @@ from made import Done
 from dlkit import tracking
 
 TRAIN = ["image-classification", "train", "--model", "lenet", "-p", "dropout=0.3", "--epochs", "40", "--patience", "25", "--batch-size", "24"]  # fmt: skip
+# All that has a state or draws numbers, at once.
+EVERYTHING = [
+    "--model", "speednet", "-p", "filters=[8,16]", "-p", "dropout=0.3",
+    "--augment", "alternating-flip,crop,rotate=5,jitter,erase,noise,mixup", "--ema", "0.95",
+    "--optimizer", "muon", "--schedule", "one-cycle", "--loss", "focal", "--tta",
+    "--class-weight", "balanced", "--label-smoothing", "0.1",
+]  # fmt: skip
 CHILD = """
 import sys
 from dlkit import training
@@ -32,12 +39,13 @@ def line_of(process: subprocess.Popen) -> str:
     return process.stderr.readline()
 
 
+@pytest.mark.parametrize("more", [[], EVERYTHING], ids=["lenet", "everything"])
 def test_a_killed_run_ends_as_the_whole_one(
-    dlkit: Callable[..., Done], here: Path, npz: Path
+    dlkit: Callable[..., Done], here: Path, npz: Path, more: list[str]
 ) -> None:
     seed = int.from_bytes(os.urandom(4))
     chance = random.Random(seed)
-    arguments = [*TRAIN, "--data", str(npz)]
+    arguments = [*TRAIN, "--data", str(npz), *more]
     whole = dlkit(*arguments, "--json")
     assert whole.code == 0, whole.err
 

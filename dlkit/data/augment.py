@@ -37,7 +37,7 @@ def augment(
     else:
         mirror = _mirrored(draw_seed, rows, amount)
     if mirror is not None or "crop" in amount:
-        images = _crop(images, draw_seed, mirror, int(amount.get("crop", 0)))
+        images = _crop(images, draw_seed, mirror, amount.get("crop", 0.0))
     x = tf.cast(images, tf.float32)
     if "jitter" in amount:
         x = _jitter(x, _draws(x, draw_seed, COLOUR, 3) * amount["jitter"])
@@ -137,16 +137,16 @@ def _affine(
     )
 
 
-def _crop(images: tf.Tensor, draw_seed: tf.Tensor, mirror: Any, reach: int) -> tf.Tensor:
+def _crop(images: tf.Tensor, draw_seed: tf.Tensor, mirror: Any, reach: float) -> tf.Tensor:
     """Mirror, and move by whole pixels over reflected borders: two gathers, and no arithmetic."""
     shape: Any = images.shape
-    draw = tf.random.stateless_uniform(
-        (tf.shape(images)[0], 2), _seed(draw_seed, CROP), -reach, reach + 1, tf.int32
-    )
+    draws = _draws(images, draw_seed, CROP, 2)
 
-    def source(length: int, shift: tf.Tensor, flipped: Any) -> tf.Tensor:
+    def source(length: int, draw: tf.Tensor, flipped: Any) -> tf.Tensor:
         """Return for each output line the line to read, int32 `(b, length)`."""
         last = length - 1
+        pixels = round(reach * length) if reach < 1 else min(round(reach), last)
+        shift = tf.cast(tf.floor((draw + 1.0) * (pixels + 0.5)), tf.int32) - pixels
         line = tf.range(length)[None] + tf.zeros_like(shift)[:, None]
         if flipped is not None:
             line = tf.where(flipped[:, None], last - line, line)
@@ -154,8 +154,8 @@ def _crop(images: tf.Tensor, draw_seed: tf.Tensor, mirror: Any, reach: int) -> t
         line = tf.abs(line + shift[:, None])
         return tf.clip_by_value(last - tf.abs(last - line), 0, last)
 
-    lines = tf.gather(images, source(shape[1], draw[:, 0], None), axis=1, batch_dims=1)
-    return tf.gather(lines, source(shape[2], draw[:, 1], mirror), axis=2, batch_dims=1)
+    lines = tf.gather(images, source(shape[1], draws[:, 0], None), axis=1, batch_dims=1)
+    return tf.gather(lines, source(shape[2], draws[:, 1], mirror), axis=2, batch_dims=1)
 
 
 def _jitter(x: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from dlkit.options import option
@@ -10,6 +11,11 @@ from dlkit.options import option
 TASK = "image-classification"
 DEFAULT_EPOCHS = 60
 DEFAULT_PATIENCE = 20
+
+# Where a family of models trains better otherwise than by the defaults; chosen on validation.
+PRESETS: dict[str, dict[str, Any]] = {
+    "speednet": {"batch_size": 128},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +82,12 @@ class Config:
         shown=f"{DEFAULT_PATIENCE}, or never under a time limit",
     )
     deterministic: bool = option(False, "Forbid ops that are not deterministic; for GPUs.")
+
+    @staticmethod
+    def presets(values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the defaults of the model's family."""
+        model = values.get("model", "")
+        return PRESETS.get(model) or PRESETS.get(model.rpartition("-")[0]) or {}
 
 
 def load(config: Config) -> Any:
