@@ -20,9 +20,9 @@ from results_file import row
 
 BATCH = 128
 POLICIES = {
-    "flip+crop": "flip,crop=2",
-    "light": "flip,translate=0.071,rotate=5,zoom=0.05",
-    "strong": "alternating-flip,crop=2,erase=0.25,cutmix",
+    "flip+crop": "flip,crop",
+    "affine": "flip,translate=0.071,rotate=5,zoom=0.05",
+    "strong": "alternating-flip,crop,erase,cutmix",
 }
 
 

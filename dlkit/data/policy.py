@@ -38,8 +38,8 @@ PRESETS: dict[str, dict[str, str]] = {
         "strong": "translate=0.125,rotate=15,zoom=0.15,erase=0.15",
     },
     "photo": {
-        "light": "flip,translate=0.071,rotate=5,zoom=0.05",
-        "strong": "alternating-flip,crop=2,erase=0.25,cutmix",
+        "light": "alternating-flip,crop",
+        "strong": "alternating-flip,crop,erase,cutmix",
     },
 }
 WHY = {
