@@ -22,7 +22,7 @@ class Operation(NamedTuple):
 OPERATIONS: dict[str, tuple[float, float, str]] = {
     "flip": (0.5, 1.0, "share of the images mirrored left to right"),
     "alternating-flip": (1.0, 1.0, "every image mirrored in every second epoch (Jordan 2024)"),
-    "crop": (1 / 14, 64.0, "reflected padding, cropped back at random: pixels, below 1 a share of the side"),
+    "crop": (0.07, 64.0, "reflected padding, cropped back at random: pixels, below 1 a share of the side"),
     "translate": (1 / 8, 0.5, "share of each side moved by at most, zeros coming in"),
     "rotate": (10.0, 180.0, "degrees turned by at most"),
     "zoom": (0.1, 0.5, "share magnified or shrunk by at most"),
