@@ -191,7 +191,7 @@ def test_fused_batch_norm_is_kerass() -> None:
         answers = [layer(tensor, training=True) for layer in (ours, theirs)]
         sums = [tf.reduce_sum(a**3) for a in answers]
     np.testing.assert_allclose(answers[0], answers[1], atol=1e-5)
-    gradients = [tape.gradient(s, tensor).numpy() for s in sums]
+    gradients: list[Any] = [tape.gradient(s, tensor) for s in sums]
     np.testing.assert_allclose(gradients[0], gradients[1], atol=1e-4)
     for a, b in zip(ours.weights, theirs.weights, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)

@@ -9,9 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from made import LABELS, pictures
 
-from dlkit import export
+from dlkit import export, models
+from dlkit.data import Data, Spec, Split
+from dlkit.data.pixels import encode_png
+from dlkit.data.preprocess import standardise
 from dlkit.errors import ExportError
+from dlkit.export.images import ImageClassifier, held_out
 
 
 class Doubled(tf.Module):
@@ -95,3 +100,23 @@ def test_an_export_that_does_not_load_leaves_nothing(
     with pytest.raises(ExportError, match="does not load in a fresh process: no such op"):
         save(tmp_path / "e", [2.0, 4.0], ["1", "2"])
     assert not (tmp_path / "e").exists()
+
+
+def test_an_export_averages_over_views_where_it_was_trained_to() -> None:
+    x, y = pictures(12, side=12)
+    split = Split(x, y.astype(np.int32), tuple(map(str, range(12))), lambda i: encode_png(x[i]))
+    spec = Spec((12, 12, 1), 3, LABELS)
+    data = Data("made", split, split, split, spec, standardise(x), kind="photo")
+    model = models.build("image-classification", "lenet", spec)
+    ready = np.pad(data.preprocess(x), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    in_place = [ready[:, 1:13, 1:13], ready[:, 1:13, 1:13][:, :, ::-1]]
+    moved = [ready[:, a : a + 12, a : a + 12][:, :, ::way] for a in (0, 2) for way in (1, -1)]
+    logits = [np.array(model(view)) for view in (*in_place, *moved)]
+    mean = sum(w * each for w, each in zip([0.25] * 2 + [0.125] * 4, logits, strict=True))
+    want = np.exp(mean) / np.exp(mean).sum(1, keepdims=True)
+    got = ImageClassifier(model, data, tta=True).from_pixels(pixels=tf.constant(x))["probabilities"]
+    np.testing.assert_allclose(got, want, atol=1e-5)
+    plain = ImageClassifier(model, data).from_pixels(pixels=tf.constant(x))["probabilities"]
+    assert not np.allclose(got, plain, atol=1e-4)
+    _, expected = held_out(model, data, 12, tta=True)
+    np.testing.assert_allclose(expected["from_pixels"]["probabilities"], want, atol=1e-5)

@@ -71,7 +71,7 @@ def mix(
     if alpha is None:
         return x, y
     # Beta(a, a) by two gammas; one share a batch, as in the papers' code.
-    gammas = tf.random.stateless_gamma((2,), _seed(draw_seed, MIX), alpha)
+    gammas = tf.random.stateless_gamma((2,), _seed(draw_seed, MIX), tf.constant(alpha))
     share = gammas[0] / tf.maximum(gammas[0] + gammas[1], 1e-12)
     partner, targets = x[::-1], tf.one_hot(y, classes)
     if "mixup" in amount:
@@ -92,7 +92,9 @@ def _seed(draw_seed: tf.Tensor, number: int) -> tf.Tensor:
 
 def _draws(x: tf.Tensor, draw_seed: tf.Tensor, number: int, count: int) -> tf.Tensor:
     """Return `count` uniform numbers in [-1, 1) for each image, float32 `(b, count)`."""
-    return tf.random.stateless_uniform((tf.shape(x)[0], count), _seed(draw_seed, number), -1.0, 1.0)
+    return tf.random.stateless_uniform(
+        tf.stack([tf.shape(x)[0], count]), _seed(draw_seed, number), -1.0, 1.0
+    )
 
 
 def _mirrored(draw_seed: tf.Tensor, rows: tf.Tensor, amount: dict[str, float]) -> Any:
@@ -194,4 +196,4 @@ def _boxes(
         return tf.logical_and(at >= first, at < first + pixels[:, None])
 
     rows, columns = inside(shape[1], high, top), inside(shape[2], wide, left)
-    return tf.logical_and(rows[:, :, None], columns[:, None, :])[..., None]
+    return tf.logical_and(rows[:, :, None], columns[:, None, :])[:, :, :, None]
