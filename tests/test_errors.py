@@ -49,7 +49,10 @@ def runs_left(dlkit: Run) -> str:
         ([*TRAIN, "--learning-rate", "fast"], ["--learning-rate", "got 'fast'"]),
         ([*TRAIN, "--time-limit", "soon"], ["--time-limit", "such as 90s, 10m or 1h30m"]),
         ([*TRAIN, "--label-smoothing", "1.5"], ["at most 0.9"]),
-        ([*TRAIN, "--augment", "flpi"], ["did you mean 'flip'?", "accepted: none, light, strong"]),
+        (
+            [*TRAIN, "--augment", "flpi"],
+            ["did you mean 'flip'?", "accepted: none, mirror, light, strong"],
+        ),
         ([*TRAIN, "--augment", "rotate=400"], ["accepted: above 0, at most 180 (degrees"]),
         ([*TRAIN, "--loss", "mes"], ["did you mean 'mse'?"]),
         ([*TRAIN, "--ema", "1"], ["below 1"]),

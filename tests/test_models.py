@@ -34,8 +34,8 @@ class Row(NamedTuple):
 
 IMAGES = "image-classification"
 TABLE = [
-    # 784 x 256 + 256, 256 x 256 + 256, 256 x 10 + 10.
-    Row(IMAGES, "mlp", (28, 28, 1), 10, 269_322, {}),
+    # 784 x 512 + 512, 512 x 512 + 512, 512 x 10 + 10.
+    Row(IMAGES, "mlp", (28, 28, 1), 10, 669_706, {}),
     # 5 x 5 x 32 + 128, 25 x 32 x 64 + 256, 7 x 7 x 64 x 256 + 256, 256 x 10 + 10.
     Row(IMAGES, "cnn", (28, 28, 1), 10, 858_026, {}),
     # LeCun et al. 1998, with full connections: 156 + 2,416 + 48,120 + 10,164 + 850.

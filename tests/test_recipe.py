@@ -52,7 +52,7 @@ def test_the_run_holds_all_that_made_it(in_trained: dict[str, Any], run_there: R
     ):
         assert name in shown["files"], name
     assert shown["parameters"]["model"] == "mlp"
-    assert shown["parameters"]["units"] == "256"
+    assert shown["parameters"]["units"] == "512"
     assert len(shown["tags"]["dlkit.data_fingerprint"]) == 64
     assert {"loss", "val_accuracy", "learning_rate", "test_accuracy"} <= set(shown["metrics"])
     listed = run_there("runs", "list", "--json").json

@@ -34,10 +34,12 @@ OPERATIONS: dict[str, tuple[float, float, str]] = {
 }  # fmt: skip
 PRESETS: dict[str, dict[str, str]] = {
     "characters": {
+        "mirror": "translate=0.125,rotate=10,zoom=0.1",
         "light": "translate=0.125,rotate=10,zoom=0.1",
         "strong": "translate=0.125,rotate=15,zoom=0.15,erase=0.15",
     },
     "photo": {
+        "mirror": "flip",
         "light": "alternating-flip,crop",
         "strong": "alternating-flip,crop,erase,cutmix",
     },
@@ -52,7 +54,7 @@ def policy(text: str, kind: str = "photo") -> tuple[Operation, ...]:
     """Read a policy.
 
     Args:
-        text: "none", "light", "strong", "auto" (light), or a list such as "flip,crop=2,mixup=0.2".
+        text: "none", "mirror" (photos alone), "light", "strong", "auto" (light), or a list such as "flip,crop=2,mixup=0.2".
         kind: what the pictures show, "characters" or "photo": decides what the names stand for.
     Raises:
         OptionError: an unknown operation (with the nearest), an amount out of range, one twice.
@@ -64,10 +66,10 @@ def policy(text: str, kind: str = "photo") -> tuple[Operation, ...]:
     for part in text.split(","):
         name, equals, value = part.strip().partition("=")
         if name not in OPERATIONS:
-            names = ["none", "light", "strong", "auto", *OPERATIONS]
+            names = ["none", "mirror", "light", "strong", "auto", *OPERATIONS]
             raise OptionError(
-                f"--augment: no operation '{name}'{nearest(name, names)}; accepted: none, light, "
-                f"strong, or a list of {one_of(OPERATIONS)}"
+                f"--augment: no operation '{name}'{nearest(name, names)}; accepted: none, mirror, "
+                f"light, strong, or a list of {one_of(OPERATIONS)}"
             )
         default, largest, meaning = OPERATIONS[name]
         try:

@@ -14,9 +14,9 @@ def mlp(
     *,
     fc_layers: DenseLayers = (),  # pyright: ignore[reportArgumentType]
     depth: int = 2,
-    units: int = 256,
+    units: int = 512,
     activation: Literal["relu", "leaky_relu", "sigmoid", "tanh", "gelu"] = "relu",
-    dropout: float = 0.2,
+    dropout: float = 0.3,
     batch_norm: bool = False,
     input_noise: float = 0.0,
     l1: float = 0.0,
@@ -50,8 +50,9 @@ def mlp(
         A `keras.Model` from standardised float32 `(b, h, w, c)` to logits `(b, classes)`.
     Reference:
         Rumelhart, Hinton & Williams 1986, Nature 323; dropout after Srivastava et al. 2014,
-        JMLR 15; input noise after Bishop 1995, Neural Computation 7. Departs from the first:
-        rectified units and He et al. 2015 initialisation.
+        JMLR 15; batch norm by Ioffe & Szegedy 2015, arXiv:1502.03167; input noise after Bishop
+        1995, Neural Computation 7. Departs from the first: rectified units and He et al. 2015
+        initialisation.
     """
     common = {
         "activation": activation,

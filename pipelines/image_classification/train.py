@@ -52,7 +52,7 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
     data = load(config)
     changes = policy(config.augment, data.kind)
     say(data.describe(), quiet)
-    named = config.augment in ("auto", "light", "strong")
+    named = config.augment in ("auto", "mirror", "light", "strong")
     say(f"augment {written(changes)}" + (f": {WHY[data.kind]}" if named else ""), quiet)
     for note in data.notes:
         say(f"note: {note}", quiet)
