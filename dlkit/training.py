@@ -27,8 +27,9 @@ CHUNK_SECONDS = 0.5
 SAVE_EVERY_SECONDS = 30.0
 # How often training goes back and halves the rate before it gives up.
 RETRIES = 2
-# A mean loss this many times that of the untrained model comes back from nowhere.
-DIVERGED = 100.0
+# An epoch's loss this many times that of the untrained model is no spike any more. The validation
+# loss may be far off while batch norm's moving statistics are young.
+DIVERGED, DIVERGED_VALIDATION = 10.0, 100.0
 # Examples that gradients are monitored on.
 PROBE_ROWS = 64
 
@@ -90,7 +91,8 @@ def fit(
 
     The good state is that at the end of the last epoch, or at the start. Training goes back to it,
     with half the learning rate, where it diverges: where the loss, the validation loss or a
-    variable is not finite, or the loss of an epoch is a hundred times that of the untrained model.
+    variable is not finite, or where the loss of an epoch is 10 times, or its validation loss 100
+    times, that of the untrained model.
     It also goes back to it where memory runs out, with half the micro-batch. What it goes back from
     has not been logged yet, and where it goes back to does not depend on when checkpoints were
     written: a run that is killed and resumed around it ends in the same weights.
@@ -219,8 +221,8 @@ def fit(
         rates = [learning_rate * 0.5**k for k in range(at.retries + 1)]
         if at.retries == RETRIES:
             raise TrainingError(
-                f"{reason}, at each of the learning rates {', '.join(f'{r:g}' for r in rates)}: "
-                "try a smaller --learning-rate, or --clip-norm 1"
+                f"training diverged at learning rates {rates[0]:g}, {rates[1]:g} and {rates[2]:g}: "
+                f"{reason}; try a smaller --learning-rate, or --clip-norm 1"
             )
         at.retries, at.rate_factor = at.retries + 1, at.rate_factor * 0.5
         go_back(f"{reason}: learning rate halved from {rates[-1]:g} to {rates[-1] / 2:g}")
@@ -228,8 +230,9 @@ def fit(
     def end_epoch(logs: dict[str, float], rate: float) -> str | None:
         """Validate and log an epoch; return what is wrong with it, then having logged nothing."""
         nonlocal best, good
-        if at.first_loss is not None and logs["loss"] > DIVERGED * max(at.first_loss, 1e-3):
-            return f"the loss rose from {at.first_loss:.3g} to {logs['loss']:.3g}"
+        first = max(at.first_loss or 0.0, 1e-3)
+        if logs["loss"] > DIVERGED * first:
+            return f"the loss rose from {first:.3g} to {logs['loss']:.3g}"
         logs |= {"learning_rate": float(optimizer.learning_rate), "examples_per_second": rate}
         model.reset_metrics()
         now = state_now()
@@ -239,8 +242,8 @@ def fit(
         validate()
         logs |= {f"val_{name}": value for name, value in results().items()}
         model.reset_metrics()
-        if not np.isfinite(logs["val_loss"]):
-            return f"the validation loss is {logs['val_loss']} after step {at.step}"
+        if not logs["val_loss"] <= DIVERGED_VALIDATION * first:  # or not a number
+            return f"the validation loss is {logs['val_loss']:.3g}; training began at {first:.3g}"
         epoch = math.ceil(at.step / steps_per_epoch)
         score = (logs[f"val_{monitor}"], -logs["val_loss"])
         if at.best is None or score > at.best:
