@@ -54,6 +54,13 @@ class Progress:
         else:
             print(line, file=sys.stderr, flush=True)
 
+    def note(self, text: str) -> None:
+        """Tell something between two epochs."""
+        if self.bar is not None:
+            self.bar.console.print(text, highlight=False)
+        else:
+            say(text, self.quiet)
+
     def close(self) -> None:
         """Take the bar off the screen."""
         if self.bar is not None:

@@ -17,16 +17,21 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dlkit import checkpoint
+from dlkit import checkpoint, health, plan, steps
 from dlkit.errors import Interrupted, TrainingError
-from dlkit.optimizers import scheduled_rate
+from dlkit.plan import Pace, Position
 from dlkit.progress import Progress
 
 CHUNK_SECONDS = 0.5
 # A checkpoint of ResNet-20 costs about 40 ms: at this distance a thousandth of the time.
 SAVE_EVERY_SECONDS = 30.0
-# Averaging every fifth step costs a fifth and averages as well.
-EMA_EVERY = 5
+# How often training goes back and halves the rate before it gives up.
+RETRIES = 2
+# An epoch's loss this many times that of the untrained model is no spike any more. The validation
+# loss may be far off while batch norm's moving statistics are young.
+DIVERGED, DIVERGED_VALIDATION = 10.0, 100.0
+# Examples that gradients are monitored on.
+PROBE_ROWS = 64
 
 
 def seed_everything(seed: int, deterministic: bool = False) -> None:
@@ -34,35 +39,6 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
     keras.utils.set_random_seed(seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
-
-
-@dataclasses.dataclass
-class Position:
-    """Where training stands; all of it goes into the checkpoint.
-
-    Attributes:
-        step: batches trained on.
-        total: batches to train on in all; None until `time_limit` has been turned into steps.
-        seconds: wall time spent in `fit` over all its processes.
-        time_limit, epochs: the limits that `total` was made for.
-        step_seconds, epoch_seconds: measured cost of a step, and of an epoch's end.
-        best: validation metric and negated loss of the best epoch so far.
-        best_epoch: that epoch, from 1; 0 before the first.
-        wait: epochs since then.
-        finished: why training ended; None while it goes on.
-    """
-
-    step: int = 0
-    total: int | None = None
-    seconds: float = 0.0
-    time_limit: float | None = None
-    epochs: int | None = None
-    step_seconds: float = 0.0
-    epoch_seconds: float = 0.0
-    best: tuple[float, float] | None = None
-    best_epoch: int = 0
-    wait: int = 0
-    finished: str | None = None
 
 
 @contextmanager
@@ -106,10 +82,20 @@ def fit(
     path: Path,
     on_epoch: Callable[[int, dict[str, float]], None],
     ema: float | None = None,
+    micro_batch: int | None = None,
+    monitor_gradients: bool = False,
     on_save: Callable[[], None] = lambda: None,
     quiet: bool = False,
 ) -> Position:
     """Train a compiled model, from its checkpoint if there is one, and leave the best weights in it.
+
+    The good state is that at the end of the last epoch, or at the start. Training goes back to it,
+    with half the learning rate, where it diverges: where the loss, the validation loss or a
+    variable is not finite, or where the loss of an epoch is 10 times, or its validation loss 100
+    times, that of the untrained model.
+    It also goes back to it where memory runs out, with half the micro-batch. What it goes back from
+    has not been logged yet, and where it goes back to does not depend on when checkpoints were
+    written: a run that is killed and resumed around it ends in the same weights.
 
     Args:
         model: compiled; its `train_step` and `test_step` do the work.
@@ -119,58 +105,76 @@ def fit(
         batch_size: examples a batch, for the rate shown.
         epochs: most epochs, or None (then `time_limit` is needed).
         time_limit: seconds for tracing, training and validation, or None. After a few measured
-            steps it is turned into a fixed number of steps.
+            steps it is turned into a number of steps, which is looked at again at a half, three
+            quarters and nine tenths of the limit and changed where it would miss the limit by more
+            than 1 %. A resumed run keeps the number that it finds.
         schedule, learning_rate, warmup: see `scheduled_rate`.
         patience: epochs without a better `monitor` before training ends, or None for never.
         monitor: validation metric that picks the best epoch, larger being better; equals are told
             apart by the validation loss.
-        path: the checkpoint file. Written every 30 seconds, when the plan is fixed, on SIGINT or
-            SIGTERM, and at the end.
+        path: the checkpoint file. Written at the start, every 30 seconds, when the plan changes, on
+            SIGINT or SIGTERM, and at the end.
         on_epoch: called as `(epoch from 1, logs)` after each epoch.
         ema: decay of the weights' moving average per step, in [0, 1), or None. The average is what
             is validated and kept; it includes batch norm's statistics, and its decay starts low, as
             `(1 + step) / (10 + step)`.
+        micro_batch: most examples in memory at once, see `accumulated_step`; None for whole
+            batches. Halved by itself where memory runs out.
+        monitor_gradients: record each layer's gradient and activation after every epoch, see
+            `health`; what is trained stays the same, bit for bit.
         on_save: called before each checkpoint: what was logged up to there must be safe by then,
             since a resumed run does not repeat it.
         quiet: show nothing.
     Returns:
         The final position.
     Raises:
-        TrainingError: the loss is not finite; the last good checkpoint stays.
+        TrainingError: training diverged for the third time, or one example does not fit into
+            memory; the last good checkpoint stays.
         Interrupted: after SIGINT or SIGTERM, with the checkpoint written.
         CheckpointError, StoreError: from the checkpoint file.
     """
-    at = Position(time_limit=time_limit, epochs=epochs)
+    at = Position(time_limit=time_limit, epochs=epochs, micro_batch=micro_batch)
     best: list[np.ndarray] = []
+    good: list[np.ndarray] = []
     optimizer = model.optimizer
     optimizer.build(model.trainable_variables)
     # Metrics make their variables on first use, which cannot be inside the traced loop below.
+    sample: Any = ()
     for batch in stream(0, 0).take(1):
-        model.test_on_batch(*batch)
+        rows = min(PROBE_ROWS, micro_batch or PROBE_ROWS)
+        sample = tf.nest.map_structure(lambda t: t[:rows], batch)
+    model.test_on_batch(*tf.nest.map_structure(lambda t: t[:1], sample))
     model.reset_metrics()
     counters = list(model.metrics_variables)
     # The optimiser belongs to a compiled model but not to its variables.
     live = [*model.variables, *optimizer.variables, *counters]
-    averages = [tf.Variable(v, trainable=False) for v in _floats(model)] if ema is not None else []
-    if path.exists():
+    averages = (
+        [tf.Variable(v, trainable=False) for v in steps.floats(model)] if ema is not None else []
+    )
+    resumed = path.exists()
+    if resumed:
         groups, state = checkpoint.load(path)
         checkpoint.restore(live, groups["live"], path)
         best = [array for _, array in groups["best"]]
+        good = [array for _, array in groups.get("good", [])]
         for average, (_, array) in zip(averages, groups.get("ema", []), strict=True):
             average.assign(array)
-        state["best"] = tuple(state["best"]) if state["best"] else None
-        at = _extend(Position(**state), epochs, time_limit, steps_per_epoch)
+        at = plan.restored(state, epochs, time_limit, steps_per_epoch)
     if epochs is not None and time_limit is None:
         at.total = epochs * steps_per_epoch
+        at.schedule_total = float(at.total)
+    probe = health.make_probe(model) if monitor_gradients else None
 
-    @tf.function
-    def train(batches: Any, count: tf.Tensor, step: tf.Tensor, total: tf.Tensor) -> None:
-        for i in tf.range(count):
-            rate = scheduled_rate(schedule, learning_rate, warmup, step + i, total)
-            optimizer.learning_rate.assign(rate)
-            model.train_step(next(batches))
-            if ema is not None and (step + i + 1) % EMA_EVERY == 0:
-                _average(averages, model, ema, step + i)
+    def trained_by() -> Callable[..., None]:
+        return steps.train_loop(
+            model,
+            schedule=schedule,
+            learning_rate=learning_rate,
+            warmup=warmup,
+            averages=averages,
+            ema=ema,
+            micro_batch=at.micro_batch,
+        )
 
     @tf.function
     def validate() -> None:
@@ -180,77 +184,145 @@ def fit(
     def results() -> dict[str, float]:
         return {name: float(value) for name, value in model.get_metrics_result().items()}
 
+    def state_now() -> list[np.ndarray]:
+        return [np.array(v) for v in (*live, *averages)]
+
+    def spent() -> float:
+        return before + time.monotonic() - started
+
     def save() -> None:
         nonlocal saved_at
         on_save()
-        at.seconds = before + time.monotonic() - started
-        checkpoint.save(path, {"live": live, "best": best, "ema": averages}, dataclasses.asdict(at))
+        at.seconds = spent()
+        groups = {"live": live, "best": best, "ema": averages}
+        # At the end of an epoch the live state is the good one.
+        groups["good"] = good if at.step != at.good_step else []
+        checkpoint.save(path, groups, dataclasses.asdict(at))
         saved_at = time.monotonic()
 
-    batches = None
+    def go_back(why: str) -> None:
+        """Take up the good state again, and tell why."""
+        nonlocal batches, train, chunk, traced, pace
+        for variable, value in zip((*live, *averages), good, strict=True):
+            variable.assign(value)
+        at.step, at.finished = at.good_step, None
+        epoch = at.step // steps_per_epoch
+        note = f"{why}; went back to " + (f"the end of epoch {epoch}" if epoch else "the start")
+        at.notes.append(note)
+        progress.note(f"note: {note}")
+        batches, train = iter(stream(*divmod(at.step, steps_per_epoch))), trained_by()
+        chunk, traced, pace = 1, False, Pace()
+        if at.total is not None and time_limit is not None:
+            plan.revise(at, pace, spent(), steps_per_epoch, tolerance=0.0)
+        save()
+
+    def diverged(reason: str) -> None:
+        """Go back with half the rate, or give up."""
+        rates = [learning_rate * 0.5**k for k in range(at.retries + 1)]
+        if at.retries == RETRIES:
+            raise TrainingError(
+                f"training diverged at learning rates {rates[0]:g}, {rates[1]:g} and {rates[2]:g}: "
+                f"{reason}; try a smaller --learning-rate, or --clip-norm 1"
+            )
+        at.retries, at.rate_factor = at.retries + 1, at.rate_factor * 0.5
+        go_back(f"{reason}: learning rate halved from {rates[-1]:g} to {rates[-1] / 2:g}")
+
+    def end_epoch(logs: dict[str, float], rate: float) -> str | None:
+        """Validate and log an epoch; return what is wrong with it, then having logged nothing."""
+        nonlocal best, good
+        first = max(at.first_loss or 0.0, 1e-3)
+        if logs["loss"] > DIVERGED * first:
+            return f"the loss rose from {first:.3g} to {logs['loss']:.3g}"
+        logs |= {"learning_rate": float(optimizer.learning_rate), "examples_per_second": rate}
+        model.reset_metrics()
+        now = state_now()
+        if not all(np.isfinite(a).all() for a in now if a.dtype.kind == "f"):
+            return f"a variable is not finite after step {at.step}"
+        held = steps.swap_in(averages, model)
+        validate()
+        logs |= {f"val_{name}": value for name, value in results().items()}
+        model.reset_metrics()
+        if not logs["val_loss"] <= DIVERGED_VALIDATION * first:  # or not a number
+            return f"the validation loss is {logs['val_loss']:.3g}; training began at {first:.3g}"
+        epoch = math.ceil(at.step / steps_per_epoch)
+        score = (logs[f"val_{monitor}"], -logs["val_loss"])
+        if at.best is None or score > at.best:
+            at.best, at.best_epoch, at.wait = score, epoch, 0
+            best = [np.array(v) for v in model.variables]
+        else:
+            at.wait += 1
+        steps.put_back(held, model)
+        good, at.good_step = now, at.step
+        if at.step == at.total:
+            at.finished = "planned steps done"
+        elif patience is not None and at.wait >= patience:
+            at.finished = f"no better {monitor} for {patience} epochs"
+        planned = math.ceil(at.total / steps_per_epoch) if at.total else None
+        progress.epoch(epoch, planned, logs)
+        if probe is not None:
+            at.probes, more = health.record(at.probes, epoch, lambda: probe(sample))
+            logs |= more
+        on_epoch(epoch, logs)
+        return None
+
+    batches: Any = None
     started, before = time.monotonic(), at.seconds
-    saved_at, chunk, traced = started, 1, False
-    measured_steps, measured_seconds = 0, 0.0
+    saved_at, chunk, traced, own_plan = started, 1, False, not resumed or at.total is None
+    pace, train = Pace(), trained_by()
     progress = Progress(quiet)
+    good = good or state_now()
     try:
         with _deferred_signals() as signals:
+            if not resumed:
+                if probe is not None:
+                    at.probes, _ = health.record(None, 0, lambda: probe(sample))
+                save()
             batches = iter(stream(*divmod(at.step, steps_per_epoch)))
             while at.finished is None:
                 left = steps_per_epoch - at.step % steps_per_epoch
                 if at.total is not None:
                     left = min(left, at.total - at.step)
                 count, began = min(chunk, left), time.monotonic()
-                total = at.total if at.total is not None else 2**40
-                numbers = (tf.constant(n, tf.int64) for n in (count, at.step, total))
-                train(batches, *numbers)
+                line = tf.constant((*plan.schedule_line(at), at.rate_factor), tf.float64)
+                try:
+                    train(batches, *(tf.constant(n, tf.int64) for n in (count, at.step)), line)
+                    logs = results()
+                except tf.errors.ResourceExhaustedError:
+                    size = min(at.micro_batch or batch_size, batch_size)
+                    if size == 1:
+                        raise TrainingError("one example at a time does not fit into memory") from None
+                    at.micro_batch = (size + 1) // 2
+                    go_back(f"{size} examples do not fit into memory: micro-batch {at.micro_batch}")
+                    continue
                 at.step += count
-                logs = results()
                 took = time.monotonic() - began
                 if not np.isfinite(logs["loss"]):
-                    raise TrainingError(
-                        f"the loss is {logs['loss']} after step {at.step}: try a smaller "
-                        f"--learning-rate than {learning_rate:g}, or --clip-norm 1"
-                    )
+                    diverged(f"the loss is {logs['loss']} after step {at.step}")
+                    continue
+                if at.first_loss is None:
+                    at.first_loss = logs["loss"]
                 if traced:
-                    measured_steps, measured_seconds = (
-                        measured_steps + count,
-                        measured_seconds + took,
-                    )
+                    pace.step(count, took)
                     chunk = max(1, min(4096, round(count * CHUNK_SECONDS / max(took, 1e-4))))
                 traced = True
                 rate = count * batch_size / took
                 progress.update(at.step, at.total, logs, rate)
-                if at.total is None and measured_seconds > max(0.5, 0.04 * (time_limit or 0)):
-                    at.step_seconds = measured_seconds / measured_steps
-                    at.epoch_seconds = _cost_of_epoch_end(counters, validate, save)
-                    spent = before + time.monotonic() - started
-                    at.total = _plan(at, spent, steps_per_epoch)
+                if at.total is None and pace.seconds > max(0.5, 0.04 * (time_limit or 0)):
+                    end = _cost_of_epoch_end(counters, validate, save)
+                    plan.make_plan(at, pace, end, spent(), steps_per_epoch)
                     save()
+                    pace = Pace()
+                elif own_plan and plan.due(at, spent()):
+                    if plan.revise(at, pace, spent(), steps_per_epoch):
+                        save()
+                    pace = Pace()
                 if at.step % steps_per_epoch == 0 or at.step == at.total:
-                    logs |= {
-                        "learning_rate": float(optimizer.learning_rate),
-                        "examples_per_second": rate,
-                    }
-                    model.reset_metrics()
-                    held = _swap_in(averages, model)
-                    validate()
-                    logs |= {f"val_{name}": value for name, value in results().items()}
-                    model.reset_metrics()
-                    epoch = math.ceil(at.step / steps_per_epoch)
-                    score = (logs[f"val_{monitor}"], -logs["val_loss"])
-                    if at.best is None or score > at.best:
-                        at.best, at.best_epoch, at.wait = score, epoch, 0
-                        best = [np.array(v) for v in model.variables]
-                    else:
-                        at.wait += 1
-                    _put_back(held, model)
-                    if at.step == at.total:
-                        at.finished = "planned steps done"
-                    elif patience is not None and at.wait >= patience:
-                        at.finished = f"no better {monitor} for {patience} epochs"
-                    planned = math.ceil(at.total / steps_per_epoch) if at.total else None
-                    progress.epoch(epoch, planned, logs)
-                    on_epoch(epoch, logs)
+                    began = time.monotonic()
+                    trouble = end_epoch(logs, rate)
+                    pace.end(time.monotonic() - began)
+                    if trouble is not None:
+                        diverged(trouble)
+                        continue
                 if at.finished or signals or time.monotonic() - saved_at > SAVE_EVERY_SECONDS:
                     save()
                 if signals and at.finished is None:
@@ -272,51 +344,6 @@ def weights_hash(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def _floats(model: keras.Model) -> list[Any]:
-    """Return the variables that an average of makes sense: all but the states of random numbers."""
-    return [v for v in model.variables if "float" in v.dtype]
-
-
-def _average(averages: list[tf.Variable], model: keras.Model, decay: float, step: Any) -> None:
-    """Move each average towards its variable, by as much as `EMA_EVERY` steps would."""
-    done = tf.cast(step, tf.float32)
-    kept = tf.minimum(decay, (1.0 + done) / (10.0 + done)) ** EMA_EVERY
-    for average, v in zip(averages, _floats(model), strict=True):
-        average.assign_add((1.0 - tf.cast(kept, average.dtype)) * (v.value - average))
-
-
-def _swap_in(averages: list[tf.Variable], model: keras.Model) -> list[np.ndarray]:
-    """Put the averages into the model; return what was there."""
-    held = [np.array(v) for v in _floats(model)] if averages else []
-    for v, average in zip(_floats(model) if averages else [], averages, strict=True):
-        v.assign(average)
-    return held
-
-
-def _put_back(held: list[np.ndarray], model: keras.Model) -> None:
-    for v, value in zip(_floats(model) if held else [], held, strict=True):
-        v.assign(value)
-
-
-def _extend(
-    at: Position, epochs: int | None, time_limit: float | None, steps_per_epoch: int
-) -> Position:
-    """Let a restored position take up larger limits; the plan it was made for stays otherwise."""
-    more = 0
-    if time_limit is not None and at.time_limit is not None and time_limit > at.time_limit:
-        more = int((time_limit - at.time_limit) / _per_step(at, steps_per_epoch))
-    if epochs is not None and at.epochs is not None and epochs > at.epochs and time_limit is None:
-        more = (epochs - at.epochs) * steps_per_epoch
-    if more and at.total is not None:
-        at.total, at.finished, at.wait = at.total + more, None, 0
-    at.epochs, at.time_limit = epochs, time_limit
-    return at
-
-
-def _per_step(at: Position, steps_per_epoch: int) -> float:
-    return at.step_seconds + at.epoch_seconds / steps_per_epoch
-
-
 def _cost_of_epoch_end(
     counters: list[Any], validate: Callable[[], None], save: Callable[[], None]
 ) -> float:
@@ -329,17 +356,3 @@ def _cost_of_epoch_end(
         variable.assign(value)
     save()
     return time.monotonic() - began
-
-
-def _plan(at: Position, spent: float, steps_per_epoch: int) -> int:
-    """Return the number of steps whose training and validation end just within the limit."""
-    assert at.time_limit is not None
-    left = at.time_limit * 0.99 - spent
-    total = at.step + int(left / _per_step(at, steps_per_epoch))
-    # A part of an epoch pays for a whole validation.
-    if total % steps_per_epoch:
-        share = 1 - (total % steps_per_epoch) / steps_per_epoch
-        total -= math.ceil(share * at.epoch_seconds / at.step_seconds)
-    if at.epochs is not None:
-        total = min(total, at.epochs * steps_per_epoch)
-    return max(total, at.step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ def classification_report(
     *,
     split: str = "test",
     about: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Score a classifier beside its baselines and write `report.json` and two pictures.
 
@@ -34,6 +35,7 @@ def classification_report(
         folder: where `report.json`, `confusion.png` and `mistakes.png` go.
         split: name of the scored split.
         about: more entries for the report.
+        notes: what a reader should know beside what is found here.
     Returns:
         What `report.json` holds: `metrics`, `intervals`, `baselines` (each with `metrics` and
         `intervals`), `per_class`, `verdict` and `notes`.
@@ -54,7 +56,7 @@ def classification_report(
     folder.mkdir(parents=True, exist_ok=True)
     plots.confusion(probabilities.argmax(1), rows.y, labels, folder / "confusion.png")
     wrong = plots.mistakes(rows.x, probabilities, rows.y, labels, folder / "mistakes.png")
-    notes = [f"nearest neighbour: {cut}"] if cut else []
+    notes = [*notes, *([f"nearest neighbour: {cut}"] if cut else [])]
     if metrics["accuracy"] == 1.0:
         # Resampling rows that are all right says nothing of the errors that were not drawn.
         notes.append(

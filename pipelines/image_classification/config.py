@@ -49,6 +49,12 @@ class Config:
         None, "Time to train and validate in, such as 10m.", duration=True, metavar="TIME"
     )
     batch_size: int = option(64, "Images a step.", minimum=1)
+    micro_batch: int | None = option(
+        None,
+        "Most images in memory at once; gradients of a step are accumulated.",
+        minimum=1,
+        shown="a whole batch, halved where memory runs out",
+    )
     optimizer: str = option("adamw", "Optimiser.", choices=("adamw", "muon", "rmsprop", "sgd"))
     learning_rate: float | None = option(
         None, "Peak learning rate.", above=0, shown="2e-3; rmsprop 1e-3, sgd 0.05"
@@ -82,6 +88,9 @@ class Config:
         "Epochs without a better validation accuracy before training ends.",
         minimum=1,
         shown=f"{DEFAULT_PATIENCE}, or never under a time limit",
+    )
+    monitor_gradients: bool = option(
+        False, "Record each layer's gradient and activation, and say whether they vanish or explode."
     )
     deterministic: bool = option(False, "Forbid ops that are not deterministic; for GPUs.")
 

@@ -7,6 +7,7 @@ import shutil
 import time
 from typing import Any
 
+from dlkit.errors import OptionError
 from pipelines.commands import as_dict
 from pipelines.image_classification.config import (
     DEFAULT_EPOCHS,
@@ -31,6 +32,11 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
     builder, implied = models.find(TASK, config.model)
     params = models.check_params(builder, {**implied, **config.params})
     check_source(config.data, config.data_dir, config.download)
+    if config.micro_batch is not None and config.micro_batch > config.batch_size:
+        raise OptionError(
+            f"--micro-batch: got {config.micro_batch}; accepted: 1 to the batch size, "
+            f"{config.batch_size}"
+        )
 
     from dlkit import tracking
     from dlkit.progress import say
@@ -41,7 +47,7 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
     import keras
     import numpy as np
 
-    from dlkit import export, layers, losses, optimizers, training
+    from dlkit import export, health, layers, losses, optimizers, training
     from dlkit.data.augment import augment, mix
     from dlkit.data.stream import eval_stream, train_stream
     from dlkit.evaluation import plots
@@ -137,12 +143,22 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
             patience=patience,
             monitor="accuracy",
             ema=config.ema,
+            micro_batch=config.micro_batch,
+            monitor_gradients=config.monitor_gradients,
             path=folder / "checkpoint.npz",
             on_epoch=run.metrics,
             on_save=run.flush,
             quiet=quiet,
         )
         say(f"best epoch {position.best_epoch}; training ended: {position.finished}", quiet)
+        found, heard = {}, list(position.notes)
+        if position.probes is not None:
+            found = {"health": health.verdict(position.probes)}
+            heard.append(found["health"]["words"])
+            health.draw(position.probes, folder / "report")
+            run.tags({"dlkit.health": found["health"]["words"]})
+        if position.notes:
+            run.tags({"dlkit.went_back": "; ".join(position.notes)})
         if position.step < len(data.train) // batch_size:
             say(f"note: the time limit left room for {position.step} steps, not one epoch", quiet)
 
@@ -155,9 +171,11 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
             data.train,
             data.spec.labels,
             folder / "report",
+            notes=heard,
             about={"run": run.id, "task": TASK, "model": config.model, "data": config.data}
             | {"best_epoch": position.best_epoch, "training_seconds": position.seconds}
-            | {"splits": data.sizes(), "data_notes": data.notes, "augment": written(changes)},
+            | {"splits": data.sizes(), "data_notes": data.notes, "augment": written(changes)}
+            | found,
         )
         drawn = ("loss", "val_loss", "accuracy", "val_accuracy")
         plots.curves(run.history(drawn), folder / "report" / "curves.png")
