@@ -191,24 +191,37 @@ def load_rows(
     return Split(x, y, names, encoded), split, found.notes
 
 
+def cut(source: str, found: Source, split_seed: int) -> tuple[dict[str, Rows], list[str]]:
+    """Cut the splits that a source lacks off its train split.
+
+    Returns:
+        The rows of every split, and what should be said.
+    Raises:
+        DataError: there is no train split.
+    """
+    rows = dict(found.rows)
+    if "train" not in rows:
+        raise DataError(f"--data {source}: has no train split; there are {one_of(rows)}")
+    missing = [name for name in ("validation", "test") if name not in rows]
+    if not missing:
+        return rows, []
+    train = rows["train"]
+    pieces = splits.cut(train.y, split_seed, len(missing))
+    for name, at in zip(["train", *missing], pieces, strict=True):
+        rows[name] = _take(train, at)
+    said = "the test split is the source's own; validation is a tenth of its train"
+    return rows, [said] if missing == ["validation"] else []
+
+
 def _assemble(source: str, found: Source, split_seed: int) -> Data:
     from dlkit.data.preprocess import standardise
 
-    rows, notes = found.rows, list(found.notes)
-    if "train" not in rows:
-        raise DataError(f"--data {source}: has no train split; there are {one_of(rows)}")
-    for name, given in rows.items():
-        if not len(given.x):
+    given = tuple(found.rows)
+    for name, part in found.rows.items():
+        if not len(part.x):
             raise DataError(f"--data {source}: the {name} split is empty")
-    given = tuple(rows)
-    missing = [name for name in ("validation", "test") if name not in rows]
-    if missing:
-        train = rows["train"]
-        pieces = splits.cut(train.y, split_seed, len(missing))
-        for name, at in zip(["train", *missing], pieces, strict=True):
-            rows[name] = _take(train, at)
-        if missing == ["validation"]:
-            notes.append("the test split is the source's own; validation is a tenth of its train")
+    rows, said = cut(source, found, split_seed)
+    notes = [*found.notes, *said]
     counts = np.bincount(rows["train"].y, minlength=len(found.labels))
     if np.count_nonzero(counts) < 2:
         raise DataError(
