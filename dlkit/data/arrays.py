@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dlkit.data.folder import SPLITS
+from dlkit.data.folder import SPLITS, Found
 from dlkit.errors import DataError, nearest, one_of
 
 
@@ -26,11 +26,16 @@ class Rows:
 
 @dataclass
 class Source:
-    """What a loader read: rows by split, label names, and what should be said about them."""
+    """What a loader read: rows by split, label names, and what should be said about them.
+
+    `found` tells of the images before they were brought to one shape; None for arrays, whose rows
+    say it themselves.
+    """
 
     rows: dict[str, Rows]
     labels: tuple[str, ...]
     notes: list[str] = field(default_factory=list)
+    found: Found | None = None
 
 
 def from_arrays(x: np.ndarray, y: np.ndarray, name: str) -> Rows:

@@ -1,10 +1,12 @@
-"""Folders of class folders of image files."""
+"""Image files: those of class folders listed, and those of any listing read."""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,23 @@ FORMATS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp")
 SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}  # fmt: skip
 MAX_PIXELS = 50_000_000
 EXIF_ORIENTATION = 0x0112
-Files = dict[str, list[tuple[Path, int]]]
+GREY = ("1", "L", "LA", "I", "I;16", "I;16B")
+Files = dict[str, list[tuple[str, int]]]
+
+
+@dataclass
+class Found:
+    """What the files or arrays of a source are like before anything is resized.
+
+    Attributes:
+        sizes: number of images by `(height, width)`.
+        modes: number of images by Pillow's mode, such as "RGB" or "L".
+        corrupt: names of files that cannot be read.
+    """
+
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    modes: Counter[str] = field(default_factory=Counter)
+    corrupt: list[str] = field(default_factory=list)
 
 
 def _subfolders(path: Path) -> list[Path]:
@@ -28,79 +46,81 @@ def _split_folders(path: Path) -> dict[str, Path]:
     return given if "train" in given else {"train": path}
 
 
-def check(path: Path) -> None:
-    """Check that a folder has class folders with images, without opening a file.
+def listed(path: Path) -> dict[str, list[tuple[str, str]]]:
+    """Return `(file, label)` of every image under class folders, by split, without opening one.
 
     Raises:
-        DataError: it has none, or cannot be read.
+        DataError: train has no class folder with images, or a folder cannot be read.
     """
     try:
-        train = _split_folders(path)["train"]
-        classes = [p.name for p in _subfolders(train) if any(_images(p))]
+        found = {
+            name: [(file, c.name) for c in _subfolders(folder) for file in images_in(c)]
+            for name, folder in _split_folders(path).items()
+        }
     except OSError as error:
         raise DataError(f"--data {path}: cannot be read: {error.strerror}") from None
-    if not classes:
+    if not found["train"]:
         raise DataError(f"--data {path}: no class folders with images ({' '.join(FORMATS)}) in it")
+    return found
 
 
-def images_under(path: Path) -> list[Path]:
-    """Return a file itself, or every image file under a folder, sorted.
-
-    Raises:
-        DataError: there is no such file or folder.
-    """
-    if path.is_dir():
-        return _images(path)
-    if not path.exists():
-        raise DataError(f"INPUT: no file or folder {path}")
-    return [path]
-
-
-def _images(path: Path) -> list[Path]:
-    return sorted(p for p in path.rglob("*") if p.suffix.lower() in FORMATS and p.is_file())
+def images_in(path: Path) -> list[str]:
+    """Return every image file under a folder, sorted by the parts of their paths."""
+    files = [
+        os.path.join(folder, name)
+        for folder, _, names in os.walk(path)
+        for name in names
+        if name.lower().endswith(FORMATS)
+    ]
+    return sorted((f for f in files if os.path.isfile(f)), key=lambda f: f.split(os.sep))
 
 
 def scan(
-    path: Path, shape: tuple[int, int, int | None] | None, strict: bool
-) -> tuple[tuple[int, int, int], Files, tuple[str, ...], list[str]]:
-    """Read the header of every image under class folders.
+    source: str,
+    images: Mapping[str, Sequence[tuple[str, str]]],
+    shape: tuple[int, int, int | None] | None,
+    strict: bool,
+) -> tuple[tuple[int, int, int], Files, tuple[str, ...], list[str], Found]:
+    """Read the header of every listed image.
 
+    Args:
+        source: names the listing in errors.
+        images: `(file, label)` by split.
+        shape: height, width and channels that images are brought to; see `load_images`.
+        strict: refuse an unreadable file.
     Returns:
         The common shape `(h, w, c)` (the commonest size and, if every image is grey, one channel,
-        unless `shape` says otherwise), `(file, class number)` by split, label names, notes.
+        unless `shape` says otherwise), `(file, class number)` by split, sorted label names, notes,
+        and what was found.
     Raises:
         DataError: no readable image; an unreadable one if `strict`.
     """
-    from PIL import Image
-
-    folders = _split_folders(path)
-    labels = tuple(sorted({c.name for f in folders.values() for c in _subfolders(f) if _images(c)}))
-    sizes: Counter[tuple[int, int]] = Counter()
-    files: Files = {name: [] for name in folders}
-    grey, rotated, bad = True, 0, []
-    for name, split_folder in folders.items():
-        for class_folder in _subfolders(split_folder):
-            if class_folder.name not in labels:
-                continue
-            for file in _images(class_folder):
-                try:
-                    with Image.open(file) as image:
-                        if image.width * image.height > MAX_PIXELS:
-                            bad.append(file)
-                            continue
-                        sizes[image.height, image.width] += 1
-                        grey = grey and image.mode in ("1", "L", "LA", "I", "I;16", "I;16B")
-                        rotated += image.getexif().get(EXIF_ORIENTATION, 1) != 1
-                except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-                    bad.append(file)
+    labels = tuple(sorted({label for rows in images.values() for _, label in rows}))
+    numbers = {label: number for number, label in enumerate(labels)}
+    files: Files = {name: [] for name in images}
+    found, rotated = Found(), 0
+    with ThreadPoolExecutor() as pool:
+        for name, rows in images.items():
+            headers = pool.map(_header, [file for file, _ in rows], chunksize=64)
+            for (file, label), header in zip(rows, headers, strict=True):
+                if header is None:
+                    found.corrupt.append(file)
                     continue
-                files[name].append((file, labels.index(class_folder.name)))
+                size, mode, turned = header
+                found.sizes[size] += 1
+                found.modes[mode] += 1
+                rotated += turned
+                files[name].append((file, numbers[label]))
     notes: list[str] = []
-    unreadable(bad, strict, notes)
+    unreadable(found.corrupt, strict, notes)
+    sizes = found.sizes
     if not sizes:
-        raise DataError(f"--data {path}: none of its {len(bad)} images can be read")
+        raise DataError(
+            f"--data {source}: none of its {len(found.corrupt)} images can be read: "
+            f"{found.corrupt[0]}, ..."
+        )
     height, width = max(sizes, key=lambda s: (sizes[s], -s[0] * s[1]))
-    channels = 1 if grey else 3
+    channels = 1 if set(found.modes) <= set(GREY) else 3
     if shape is not None:
         height, width, channels = shape[0], shape[1], shape[2] or channels
     other = sum(count for size, count in sizes.items() if size != (height, width))
@@ -108,21 +128,37 @@ def scan(
         notes.append(f"{other} of {sum(sizes.values())} images are resized to {height} x {width}")
     if rotated:
         notes.append(f"{rotated} images carry an EXIF rotation, which is not applied")
-    return (height, width, channels), files, labels, notes
+    return (height, width, channels), files, labels, notes, found
 
 
-def unreadable(files: list[Path], strict: bool, notes: list[str]) -> None:
+def _header(file: str) -> tuple[tuple[int, int], str, bool] | None:
+    """Return size, mode and whether EXIF says it is turned; None for what is no image or too big."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            if image.width * image.height > MAX_PIXELS:
+                return None
+            # Pillow decodes a whole PNG to look for EXIF behind the pixels.
+            has_exif = image.format != "PNG" or "exif" in image.info
+            turned = has_exif and image.getexif().get(EXIF_ORIENTATION, 1) != 1
+            return (image.height, image.width), image.mode, turned
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def unreadable(files: list[str], strict: bool, notes: list[str]) -> None:
     """Note unreadable files by name, or refuse them."""
     if not files:
         return
-    shown = ", ".join(str(f) for f in files[:5]) + (", ..." if len(files) > 5 else "")
+    shown = ", ".join(files[:5]) + (", ..." if len(files) > 5 else "")
     if strict:
         raise DataError(f"--strict: {len(files)} unreadable images: {shown}")
     notes.append(f"{len(files)} unreadable images left out: {shown}")
 
 
 def decode(
-    files: Files, shape: tuple[int, int, int], strict: bool, notes: list[str]
+    files: Files, shape: tuple[int, int, int], strict: bool, notes: list[str], found: Found
 ) -> dict[str, tuple[np.ndarray, np.ndarray, list[str]]]:
     """Decode every file to uint8 `(n, h, w, c)`, leaving out those that do not decode.
 
@@ -141,9 +177,9 @@ def decode(
             "this machine's memory; give a smaller --image-size"
         )
 
-    def pixels(item: tuple[Path, int]) -> np.ndarray | None:
+    def pixels(item: tuple[str, int]) -> np.ndarray | None:
         try:
-            return decode_image(tf.io.read_file(str(item[0])), shape).numpy()
+            return decode_image(tf.io.read_file(item[0]), shape).numpy()
         except tf.errors.OpError:
             return None
 
@@ -156,9 +192,10 @@ def decode(
             result[name] = (
                 np.stack([x for x, _ in kept]) if kept else np.zeros((0, *shape), np.uint8),
                 np.array([item[1] for _, item in kept], np.int32),
-                [str(item[0]) for _, item in kept],
+                [item[0] for _, item in kept],
             )
     unreadable(bad, strict, notes)
+    found.corrupt += bad
     if not any(len(x) for x, _, _ in result.values()):
         raise DataError(f"--data: none of the {len(bad)} images can be decoded ({one_of(FORMATS)})")
     return result

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dlkit.data import arrays, folder, splits
+from dlkit.data import arrays, folder, manifest, splits
 from dlkit.data.arrays import Rows, Source
 from dlkit.data.spec import Data, Spec, Split
 from dlkit.errors import DataError, nearest, one_of
@@ -18,14 +18,20 @@ CHARACTERS = ("digits", "mnist", "emnist", "kmnist", "svhn", "omniglot")
 TFDS_HOME = Path("~/tensorflow_datasets")
 
 
-def check_source(source: str, data_dir: str | None = None, download: bool = True) -> str:
+def check_source(
+    source: str, data_dir: str | None = None, download: bool = True, training: bool = True
+) -> str:
     """Check the name of a source as far as is possible without loading it.
 
+    Args:
+        source, data_dir, download: as for `load_images`.
+        training: whether to refuse a manifest that cannot be trained on.
     Returns:
-        Its kind: "built-in", "tfds", "npz" or "folder".
+        Its kind: "built-in", "tfds", "npz", "manifest" or "folder".
     Raises:
-        DataError: no such built-in, file or folder; an ending that is no `.npz`; a folder without
-            two classes; a tfds set that is not on disk while downloads are off.
+        DataError: no such built-in, file or folder; an ending that is neither `.npz` nor `.csv`; a
+            manifest with a mistake in it; a folder without class folders; a tfds set that is not
+            on disk while downloads are off.
     """
     if source.startswith("tfds:"):
         name = source.removeprefix("tfds:")
@@ -44,16 +50,21 @@ def check_source(source: str, data_dir: str | None = None, download: bool = True
     if "/" not in source and os.sep not in source and not Path(source).suffix:
         raise DataError(
             f"--data: no built-in source '{source}'{nearest(source, BUILT_IN)}; "
-            f"accepted: {one_of(BUILT_IN)}, tfds:NAME, a folder (with a slash) or an .npz file"
+            f"accepted: {one_of(BUILT_IN)}, tfds:NAME, a folder (with a slash), an .npz or a .csv file"
         )
     path = Path(source).expanduser()
     if not path.exists():
         raise DataError(f"--data: no file or folder {source}")
     if path.is_dir():
-        folder.check(path)
+        folder.listed(path)
         return "folder"
+    if path.suffix.lower() == ".csv":
+        manifest.listed(path, training)
+        return "manifest"
     if path.suffix != ".npz":
-        raise DataError(f"--data: {source} is a file of no known kind; accepted: .npz, or a folder")
+        raise DataError(
+            f"--data: {source} is a file of no known kind; accepted: .npz, .csv, or a folder"
+        )
     return "npz"
 
 
@@ -61,6 +72,19 @@ def prepared(home: Path) -> list[str]:
     """Return the names of the tensorflow-datasets sets that are ready in a folder."""
     plain = {p.parents[1].name for p in home.glob("*/*/dataset_info.json")}
     return sorted(plain | {p.parents[2].name for p in home.glob("*/*/*/dataset_info.json")})
+
+
+def images_under(path: Path) -> list[Path]:
+    """Return a file itself, the files that a manifest lists, or every image file under a folder.
+
+    Raises:
+        DataError: there is no such file or folder, or the manifest has a mistake in it.
+    """
+    if path.is_dir():
+        return [Path(file) for file in folder.images_in(path)]
+    if not path.exists():
+        raise DataError(f"INPUT: no file or folder {path}")
+    return manifest.paths(path) if path.suffix.lower() == ".csv" else [path]
 
 
 def load_images(
@@ -76,8 +100,9 @@ def load_images(
 
     Args:
         source: `digits` (scikit-learn's 1,797 8 x 8 digits), `tfds:NAME`, a folder of class
-            folders (with or without `train/`, `val/`, `test/`), or an `.npz` with `x` and `y`, or
-            `x_train`, `y_train`, `x_test`, `y_test` and perhaps `x_val`, `y_val`.
+            folders (with or without `train/`, `val/`, `test/`), a `.csv` with columns `path`,
+            `label` and perhaps `split`, or an `.npz` with `x` and `y`, or `x_train`, `y_train`,
+            `x_test`, `y_test` and perhaps `x_val`, `y_val`.
         data_dir: where tensorflow-datasets keeps its sets; its own default if None.
         download: whether tensorflow-datasets may download a set that is not there.
         shape: height, width and channels that every image is brought to; channels None keeps the
@@ -102,7 +127,7 @@ def read(
     strict: bool = False,
 ) -> Source:
     """Read a source with the splits it came with; see `load_images`."""
-    kind = check_source(source, data_dir, download)
+    kind = check_source(source, data_dir, download, training=False)
     if kind == "built-in":
         found = arrays.digits()
     elif kind == "tfds":
@@ -110,13 +135,15 @@ def read(
     elif kind == "npz":
         found = arrays.npz(Path(source).expanduser())
     else:
-        common, files, labels, notes = folder.scan(Path(source).expanduser(), shape, strict)
+        path = Path(source).expanduser()
+        images = manifest.listed(path) if kind == "manifest" else folder.listed(path)
+        common, files, labels, notes, about = folder.scan(source, images, shape, strict)
         rows = {
             name: Rows(x, y, names, lambda i, names=names: Path(names[i]).read_bytes())
-            for name, (x, y, names) in folder.decode(files, common, strict, notes).items()
+            for name, (x, y, names) in folder.decode(files, common, strict, notes, about).items()
         }
-        found = Source(rows, labels, notes)
-    if shape is not None and kind != "folder":
+        found = Source(rows, labels, notes, about)
+    if shape is not None and kind in ("built-in", "npz"):
         _bring_to(shape, found)
     return found
 
@@ -164,22 +191,37 @@ def load_rows(
     return Split(x, y, names, encoded), split, found.notes
 
 
+def cut(source: str, found: Source, split_seed: int) -> tuple[dict[str, Rows], list[str]]:
+    """Cut the splits that a source lacks off its train split.
+
+    Returns:
+        The rows of every split, and what should be said.
+    Raises:
+        DataError: there is no train split.
+    """
+    rows = dict(found.rows)
+    if "train" not in rows:
+        raise DataError(f"--data {source}: has no train split; there are {one_of(rows)}")
+    missing = [name for name in ("validation", "test") if name not in rows]
+    if not missing:
+        return rows, []
+    train = rows["train"]
+    pieces = splits.cut(train.y, split_seed, len(missing))
+    for name, at in zip(["train", *missing], pieces, strict=True):
+        rows[name] = _take(train, at)
+    said = "the test split is the source's own; validation is a tenth of its train"
+    return rows, [said] if missing == ["validation"] else []
+
+
 def _assemble(source: str, found: Source, split_seed: int) -> Data:
     from dlkit.data.preprocess import standardise
 
-    rows, notes = found.rows, list(found.notes)
-    for name, given in rows.items():
-        if not len(given.x):
+    given = tuple(found.rows)
+    for name, part in found.rows.items():
+        if not len(part.x):
             raise DataError(f"--data {source}: the {name} split is empty")
-    given = tuple(rows)
-    missing = [name for name in ("validation", "test") if name not in rows]
-    if missing:
-        train = rows["train"]
-        pieces = splits.cut(train.y, split_seed, len(missing))
-        for name, at in zip(["train", *missing], pieces, strict=True):
-            rows[name] = _take(train, at)
-        if missing == ["validation"]:
-            notes.append("the test split is the source's own; validation is a tenth of its train")
+    rows, said = cut(source, found, split_seed)
+    notes = [*found.notes, *said]
     counts = np.bincount(rows["train"].y, minlength=len(found.labels))
     if np.count_nonzero(counts) < 2:
         raise DataError(

@@ -9,6 +9,7 @@ import click
 from pipelines.commands import Commands, add_evaluate, add_export, add_predict, add_train
 from pipelines.image_classification.config import TASK, Config
 from pipelines.image_classification.evaluate import evaluate
+from pipelines.image_classification.inspect import command as inspect
 from pipelines.image_classification.predict import predict
 from pipelines.image_classification.result import show
 from pipelines.image_classification.train import train
@@ -23,3 +24,4 @@ add_train(commands, Config, train, show)
 add_export(commands, TASK)
 add_evaluate(commands, evaluate, show)
 add_predict(commands, predict, "FILE_OR_FOLDER", ("file", "label", "probability"))
+commands.add_command(inspect)

@@ -24,7 +24,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 class Config:
     """What a training run is made from; the resolved values are saved with it."""
 
-    data: str = option("digits", "digits, tfds:NAME, a folder of class folders, or an .npz file.")
+    data: str = option(
+        "digits",
+        "digits, tfds:NAME, a folder of class folders, an .npz, or a .csv of path,label[,split].",
+    )
     data_dir: str | None = option(None, "Folder of tensorflow-datasets.", metavar="DIR")
     download: bool = option(True, "Let tensorflow-datasets download what is missing.")
     image_size: int | None = option(

@@ -26,7 +26,7 @@ def evaluate(
     from dlkit.progress import say
 
     if data is not None:
-        check_source(data, data_dir, download)
+        check_source(data, data_dir, download, training=False)
     found = tracking.find_run(ref, TASK)
     run = tracking.Run(found.info.run_id, TASK, tracking.client())
     directory = tracking.run_export(found)

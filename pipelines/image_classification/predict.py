@@ -19,7 +19,7 @@ def predict(ref: str, inputs: tuple[str, ...], strict: bool = False) -> Iterator
         DataError: no image among the inputs; an unreadable one if `strict`, or none readable.
     """
     from dlkit import tracking
-    from dlkit.data.folder import images_under
+    from dlkit.data.images import images_under
     from dlkit.progress import say
 
     files = [file for path in inputs for file in images_under(Path(path).expanduser())]
