@@ -142,7 +142,7 @@ def fit(
     sample: Any = ()
     for batch in stream(0, 0).take(1):
         rows = min(PROBE_ROWS, micro_batch or PROBE_ROWS)
-        sample = tf.nest.map_structure(lambda t: t[:rows], batch)
+        sample = tf.nest.map_structure(lambda t, n=rows: t[:n], batch)
     model.test_on_batch(*tf.nest.map_structure(lambda t: t[:1], sample))
     model.reset_metrics()
     counters = list(model.metrics_variables)
@@ -290,7 +290,9 @@ def fit(
                 except tf.errors.ResourceExhaustedError:
                     size = min(at.micro_batch or batch_size, batch_size)
                     if size == 1:
-                        raise TrainingError("one example at a time does not fit into memory") from None
+                        raise TrainingError(
+                            "one example at a time does not fit into memory"
+                        ) from None
                     at.micro_batch = (size + 1) // 2
                     go_back(f"{size} examples do not fit into memory: micro-batch {at.micro_batch}")
                     continue

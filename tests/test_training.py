@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from itertools import count
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 

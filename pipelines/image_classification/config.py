@@ -93,7 +93,8 @@ class Config:
         shown=f"{DEFAULT_PATIENCE}, or never under a time limit",
     )
     monitor_gradients: bool = option(
-        False, "Record each layer's gradient and activation, and say whether they vanish or explode."
+        False,
+        "Record each layer's gradient and activation, and say whether they vanish or explode.",
     )
     deterministic: bool = option(False, "Forbid ops that are not deterministic; for GPUs.")
 
