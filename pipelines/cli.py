@@ -16,10 +16,10 @@ from dlkit.errors import DlkitError, nearest, one_of
 COMMANDS = {
     "image-classification": (
         "pipelines.image_classification:commands",
-        "Classify images: train, evaluate, predict, export.",
+        "Classify images: train, compare, evaluate, predict, export.",
     ),
     "serve": ("pipelines.serve:serve", "Serve exported models over HTTP."),
-    "runs": ("pipelines.runs:runs", "List, show, register and deliver runs."),
+    "runs": ("pipelines.runs:runs", "List, show, compare, register and deliver runs."),
     "models": ("pipelines.models:models", "List the models of each task, or one's parameters."),
     "ui": ("pipelines.ui:ui", "Browse the runs in MLflow's own pages."),
     "doctor": ("pipelines.doctor:doctor", "Look at this machine: versions, store, disk, data."),

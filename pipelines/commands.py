@@ -66,7 +66,12 @@ def grown(config: type, resume: str, given: Mapping[str, Any], file: str | None)
         )
     from dlkit import tracking
 
-    run = tracking.find_run(resume, task, finished=False).info.run_id
+    found = tracking.find_run(resume, task, finished=False)
+    run = found.info.run_id
+    if tracking.COMPARED_TAG in found.data.tags:
+        raise OptionError(
+            f"--resume: {run} is a comparison; go on with: dlkit {task} compare --resume {run[:8]}"
+        )
     values = check_keys(tracking.config_of(run), config, f"config of run {run}")
     for name in GROWING:
         if given[name] is not None:

@@ -9,15 +9,38 @@ from typing import Any
 import click
 
 from pipelines.commands import Commands
+from pipelines.compare_runs import compare_command
 
 
 @click.group(cls=Commands)
 def runs() -> None:
-    """List, show, register and deliver runs."""
+    """List, show, compare, register and deliver runs."""
+
+
+runs.add_command(compare_command)
 
 
 def _started(run: Any) -> str:
     return datetime.fromtimestamp(run.info.start_time / 1000).strftime("%Y-%m-%d %H:%M")
+
+
+def _nested(found: list[Any]) -> list[tuple[Any, str | None]]:
+    """Return runs, newest first, each with its parent's id; children stand beneath their parent."""
+    from dlkit.tracking import CHILD_TAG
+
+    ids = {run.info.run_id for run in found}
+    beneath: dict[str, list[Any]] = {}
+    for run in reversed(found):
+        parent = run.data.tags.get(CHILD_TAG)
+        if parent in ids:
+            beneath.setdefault(parent, []).append(run)
+    children = {run.info.run_id for each in beneath.values() for run in each}
+    nested = []
+    for run in found:
+        if run.info.run_id not in children:
+            nested.append((run, None))
+            nested += [(child, run.info.run_id) for child in beneath.get(run.info.run_id, ())]
+    return nested
 
 
 @runs.command("list")
@@ -25,11 +48,14 @@ def _started(run: Any) -> str:
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a run.")
 def list_command(task: str | None, limit: int, as_json: bool) -> None:
-    """List the newest runs with their test accuracy, or whatever else they were scored by."""
+    """List the newest runs with their test accuracy, or whatever else they were scored by.
+
+    The runs of a comparison follow it.
+    """
     from dlkit import tracking
 
-    found = tracking.list_runs(task)[:limit]
-    for run in found:
+    found = _nested(tracking.list_runs(task))[:limit]
+    for run, parent in found:
         scores = {k: v for k, v in run.data.metrics.items() if k.startswith("test_")}
         tags = run.data.tags
         row = {
@@ -40,13 +66,16 @@ def list_command(task: str | None, limit: int, as_json: bool) -> None:
             "model": tags.get("dlkit.model", ""),
             "data": tags.get("dlkit.data", ""),
             "metrics": scores,
+            **({"parent": parent} if parent else {}),
         }
         if as_json:
             click.echo(json.dumps(row))
         else:
             first = next((f"{k[5:]} {v:.4f}" for k, v in scores.items()), "")
+            # The children of a comparison stand beneath it, moved in.
+            short = f"  {row['run'][:8]}" if parent else f"{row['run'][:8]}  "
             click.echo(
-                f"{row['run'][:8]}  {row['started']}  {row['status']:8}  {row['task']}  "
+                f"{short}  {row['started']}  {row['status']:8}  {row['task']}  "
                 f"{row['model']}  {row['data']}  {first}".rstrip()
             )
     if not found and not as_json:
@@ -67,6 +96,7 @@ def show_command(run: str, as_json: bool) -> None:
         "run": found.info.run_id,
         "status": found.info.status,
         "started": _started(found),
+        **_family(found),
         "artifacts": found.info.artifact_uri,
         "parameters": dict(sorted(found.data.params.items())),
         "metrics": dict(sorted(found.data.metrics.items())),
@@ -85,6 +115,18 @@ def show_command(run: str, as_json: bool) -> None:
             click.echo("\n  ".join([key, *value]))
         else:
             click.echo(f"{key:10} {value}")
+
+
+def _family(run: Any) -> dict[str, Any]:
+    """Return what says whose child a run is, or which children it has."""
+    from dlkit import tracking
+
+    if tracking.CHILD_TAG in run.data.tags:
+        return {"parent": run.data.tags[tracking.CHILD_TAG]}
+    if tracking.COMPARED_TAG not in run.data.tags:
+        return {}
+    children = tracking.children(run.info.run_id)
+    return {"children": {r.info.run_id: r.data.tags.get("dlkit.model", "") for r in children}}
 
 
 def _files(store: Any, run: str, under: str | None = None) -> list[str]:

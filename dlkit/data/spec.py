@@ -49,6 +49,18 @@ class Split:
     def __len__(self) -> int:
         return len(self.x)
 
+    def fingerprint(self) -> str:
+        """Return a sha256 over every row and label, in order."""
+        return _fingerprint([self])
+
+
+def _fingerprint(splits: list[Split]) -> str:
+    digest = hashlib.sha256()
+    for split in splits:
+        digest.update(np.ascontiguousarray(split.x).data)
+        digest.update(np.ascontiguousarray(split.y).data)
+    return digest.hexdigest()
+
 
 @dataclass(frozen=True)
 class Data:
@@ -76,11 +88,7 @@ class Data:
 
     def fingerprint(self) -> str:
         """Return a sha256 over every row and label of every split, in order."""
-        digest = hashlib.sha256()
-        for split in (self.train, self.validation, self.test):
-            digest.update(np.ascontiguousarray(split.x).data)
-            digest.update(np.ascontiguousarray(split.y).data)
-        return digest.hexdigest()
+        return _fingerprint([self.train, self.validation, self.test])
 
     def describe(self) -> str:
         """Say what was loaded, in one line."""

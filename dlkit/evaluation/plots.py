@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FormatStrFormatter, LogLocator, NullFormatter
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -74,3 +76,90 @@ def curves(history: Mapping[str, list[tuple[int, float]]], path: Path) -> None:
         axes.set_title(name)
         axes.legend()
     figure.savefig(path)
+
+
+def comparison(rows: Sequence[Mapping[str, Any]], baselines: Mapping[str, Any], path: Path) -> None:
+    """Draw accuracy against parameters, images per second and latency, one point a model.
+
+    Args:
+        rows: ranked, as a comparison's result holds them; a measure that is None leaves its point
+            out of that panel.
+        baselines: as in a report; the best is a dashed line, or words where it lies far below.
+        path: where the picture goes.
+    """
+    figure = _figure(13, 4.6)
+    figure.suptitle("Filled: validation, which ranks. Hollow: test, with its 95 % interval.")
+    bar = max((each["metrics"]["accuracy"], name) for name, each in baselines.items())
+    values = [row["validation"]["accuracy"] for row in rows]
+    values += [edge for row in rows for edge in row["intervals"]["accuracy"]]
+    height = max(max(values) - min(values), 0.02)
+    below = min(values) - bar[0] > height
+    values += [] if below else [bar[0]]
+    margin = 0.05 * max(max(values) - min(values), 0.02)
+    for place, (key, label) in enumerate(
+        (
+            ("parameters", "parameters"),
+            ("images_per_second", "training speed (images per second)"),
+            ("latency_ms", "latency of one image (ms, median)"),
+        )
+    ):
+        axes = figure.add_subplot(1, 3, place + 1)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=8))
+        axes.xaxis.set_major_formatter(
+            FormatStrFormatter("%g") if key == "latency_ms" else EngFormatter(sep="")
+        )
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylim(min(values) - margin, min(max(values) + margin, 1.0 + margin))
+        if not below:
+            axes.axhline(bar[0], linestyle="--", linewidth=1, color="grey")
+        axes.annotate(
+            bar[1].replace("_", " ") + (f" {bar[0]:.4f}, below" if below else ""),
+            (1, 0 if below else bar[0]),
+            xycoords=("axes fraction", "axes fraction" if below else "data"),
+            xytext=(-3, 3),
+            textcoords="offset points",
+            ha="right",
+            fontsize=7,
+            color="grey",
+        )
+        shown = [(i, row) for i, row in enumerate(rows) if row[key]]
+        names = []
+        for i, row in shown:
+            colour, low_high = f"C{i % 10}", row["intervals"]["accuracy"]
+            test, validation = row["metrics"]["accuracy"], row["validation"]["accuracy"]
+            axes.plot([row[key]] * 2, low_high, color=colour, linewidth=1, alpha=0.6)
+            axes.plot(row[key], test, "o", color=colour, markerfacecolor="white", markersize=6)
+            axes.plot(row[key], validation, "o", color=colour, markersize=6)
+            names.append((row[key], validation, row["model"], colour))
+        axes.set_xlabel(label)
+        axes.set_ylabel("accuracy" if place == 0 else "")
+        axes.grid(alpha=0.25)
+        axes.margins(x=0.15)
+        _label(axes, names)
+    figure.savefig(path)
+
+
+def _label(axes: Any, points: list[tuple[float, float, str, str]]) -> None:
+    """Write a name beside each point, moved up where it would lie on one written before."""
+    written: list[tuple[float, float]] = []
+    axes.figure.canvas.draw()
+    for x, y, name, colour in sorted(points, key=lambda p: p[1]):
+        across, up = axes.transData.transform((x, y))
+        # To the left of points at the right edge.
+        left = axes.transAxes.inverted().transform((across, up))[0] > 0.75
+        middle, height = across + (-40 if left else 40), up + 6.0
+        # One line of text is about 12 pixels high, a name about 80 wide.
+        while any(abs(middle - a) < 80 and abs(height - h) < 12 for a, h in written):
+            height += 4.0
+        written.append((middle, height))
+        scale = 72 / axes.figure.dpi
+        axes.annotate(
+            name,
+            (x, y),
+            xytext=(-6 if left else 6, (height - up) * scale),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            fontsize=8,
+            color=colour,
+        )

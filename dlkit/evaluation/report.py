@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dlkit.data.spec import Split
-from dlkit.evaluation import baselines, plots
+from dlkit.evaluation import baselines, paired, plots
 from dlkit.evaluation.classification import intervals, per_class, scores
 
 
@@ -25,20 +25,21 @@ def classification_report(
     about: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Score a classifier beside its baselines and write `report.json` and two pictures.
+    """Score a classifier beside its baselines; write `report.json`, `answers.npz`, two pictures.
 
     Args:
         probabilities: the model's, `(n, classes)`.
         rows: the scored rows.
         train: the training split, which the baselines learn from.
         labels: name of each class.
-        folder: where `report.json`, `confusion.png` and `mistakes.png` go.
+        folder: where `report.json`, `answers.npz` (see `paired.write`), `confusion.png` and
+            `mistakes.png` go.
         split: name of the scored split.
         about: more entries for the report.
         notes: what a reader should know beside what is found here.
     Returns:
         What `report.json` holds: `metrics`, `intervals`, `baselines` (each with `metrics` and
-        `intervals`), `per_class`, `verdict` and `notes`.
+        `intervals`), `per_class`, `verdict`, `notes` and `rows_fingerprint` (see `Split`).
     """
     metrics = scores(probabilities, rows.y)
     guess = baselines.majority(train, len(labels), len(rows))
@@ -67,6 +68,7 @@ def classification_report(
         **(about or {}),
         "split": split,
         "rows": len(rows),
+        "rows_fingerprint": rows.fingerprint(),
         "metrics": metrics,
         "intervals": intervals(probabilities, rows.y, metrics),
         "baselines": beside,
@@ -76,6 +78,7 @@ def classification_report(
         "most_confident_mistakes_shown": wrong,
     }
     (folder / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    paired.write(probabilities, rows.y, folder / "answers.npz")
     return report
 
 

@@ -7,6 +7,8 @@ under the working directory. Checkpoints and the spool live under `mlruns/` wher
 from dlkit.tracking.delivery import sync
 from dlkit.tracking.find import (
     artifact,
+    best_child,
+    children,
     config_of,
     export_directory,
     find_run,
@@ -16,7 +18,9 @@ from dlkit.tracking.find import (
 )
 from dlkit.tracking.record import Run, environment, recorded, resume_run, same_data, start_run
 from dlkit.tracking.store import (
+    BEST_TAG,
     CHILD_TAG,
+    COMPARED_TAG,
     FINGERPRINT_TAG,
     SPOOL_TAG,
     TASK_TAG,
@@ -27,13 +31,17 @@ from dlkit.tracking.store import (
 )
 
 __all__ = [
+    "BEST_TAG",
     "CHILD_TAG",
+    "COMPARED_TAG",
     "FINGERPRINT_TAG",
     "SPOOL_TAG",
     "TASK_TAG",
     "Run",
     "artifact",
+    "best_child",
     "checkpoint_folder",
+    "children",
     "client",
     "config_of",
     "environment",

@@ -9,7 +9,9 @@ from typing import Any
 
 from dlkit.errors import RunError, nearest, one_of
 from dlkit.tracking.store import (
+    BEST_TAG,
     CHILD_TAG,
+    COMPARED_TAG,
     EXPORT_NAME,
     TASK_TAG,
     checkpoint_folder,
@@ -44,9 +46,10 @@ def find_run(ref: str, task: str | None = None, *, finished: bool = True) -> Any
     Args:
         ref: the reference.
         task: task that the run must be of, or None for any.
-        finished: whether `latest` looks for FINISHED runs that are no child, or for any.
+        finished: whether a trained model is wanted: `latest` then looks for FINISHED runs that are
+            no child, and a comparison means its best child. Else any run, as it is.
     Raises:
-        RunError: none, several, or a run of another task.
+        RunError: none, several, a run of another task, or a comparison without a best child.
     """
     if ref.startswith("models:/"):
         runs = [client().get_run(_registered(ref).run_id)]
@@ -73,7 +76,29 @@ def find_run(ref: str, task: str | None = None, *, finished: bool = True) -> Any
     other = runs[0].data.tags.get(TASK_TAG)
     if task is not None and other != task:
         raise RunError(f"RUN: {runs[0].info.run_id} is a run of {other}, not of {task}")
-    return runs[0]
+    return best_child(runs[0]) if finished else runs[0]
+
+
+def best_child(run: Any) -> Any:
+    """Return the best run of a comparison; any other run is its own best.
+
+    Raises:
+        RunError: the comparison has not come to an end.
+    """
+    tags = run.data.tags
+    if COMPARED_TAG not in tags:
+        return run
+    if BEST_TAG not in tags:
+        raise RunError(
+            f"RUN: {run.info.run_id} is a comparison that has not finished; go on with "
+            f"dlkit {tags[TASK_TAG]} compare --resume {run.info.run_id[:8]}"
+        )
+    return client().get_run(tags[BEST_TAG])
+
+
+def children(parent: str) -> list[Any]:
+    """Return the child runs of a run, in the order they were started."""
+    return [r for r in reversed(list_runs()) if r.data.tags.get(CHILD_TAG) == parent]
 
 
 def _registered(ref: str) -> Any:

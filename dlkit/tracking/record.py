@@ -20,6 +20,7 @@ from dlkit.errors import CheckpointError, Interrupted, RunError, StoreError
 from dlkit.tracking.delivery import deliver, logged_steps, spool
 from dlkit.tracking.find import artifact, find_run, logged_model, run_export, spooled_export
 from dlkit.tracking.store import (
+    CHILD_TAG,
     FINGERPRINT_TAG,
     TASK_TAG,
     checkpoint_folder,
@@ -122,8 +123,14 @@ class Run:
         spool(self.id, event)
 
 
-def start_run(task: str, params: Mapping[str, Any], tags: Mapping[str, str], name: str) -> Run:
-    """Start a run of a task's experiment.
+def start_run(
+    task: str,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    name: str,
+    parent: str | None = None,
+) -> Run:
+    """Start a run of a task's experiment, perhaps as the child of another.
 
     Raises:
         StoreError: the store cannot be used or written.
@@ -141,7 +148,8 @@ def start_run(task: str, params: Mapping[str, Any], tags: Mapping[str, str], nam
             with contextlib.suppress(Exception):  # another process may have been first
                 store.create_experiment(task, artifact_location=location)
             experiment = store.get_experiment_by_name(task)
-        run = store.create_run(experiment.experiment_id, run_name=name, tags={TASK_TAG: task})
+        first = {TASK_TAG: task} | ({CHILD_TAG: parent} if parent else {})
+        run = store.create_run(experiment.experiment_id, run_name=name, tags=first)
         store.log_batch(
             run.info.run_id,
             params=[Param(k, str(v)[:6000]) for k, v in params.items()],
@@ -177,10 +185,10 @@ def same_data(run: Run, fingerprint: str) -> None:
 
 
 @contextlib.contextmanager
-def recorded(run: Run) -> Iterator[None]:
+def recorded(run: Run, command: str = "train") -> Iterator[None]:
     """Hold a run for this process and end it by what became of the body.
 
-    That is FINISHED, KILLED when interrupted, else FAILED.
+    That is FINISHED, KILLED when interrupted (then `command` is said to go on with it), else FAILED.
 
     Raises:
         RunError: another process is training the run; its status is left alone.
@@ -188,12 +196,12 @@ def recorded(run: Run) -> Iterator[None]:
     with checkpoint.claim(checkpoint_folder(run.id), run.id):
         if run.logged is not None:
             run.store.update_run(run.id, status="RUNNING")
-        with _ending(run):
+        with _ending(run, command):
             yield
 
 
 @contextlib.contextmanager
-def _ending(run: Run) -> Iterator[None]:
+def _ending(run: Run, command: str) -> Iterator[None]:
     def stop(number: int, frame: Any) -> None:
         raise Interrupted(number)
 
@@ -209,7 +217,7 @@ def _ending(run: Run) -> Iterator[None]:
         raise
     except KeyboardInterrupt as error:
         status = "KILLED"
-        error.args = (f"; go on with: dlkit {run.task} train --resume {run.id[:8]}",)
+        error.args = (f"; go on with: dlkit {run.task} {command} --resume {run.id[:8]}",)
         raise
     except Exception as error:
         with contextlib.suppress(StoreError):

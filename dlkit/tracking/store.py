@@ -15,6 +15,8 @@ from dlkit.errors import StoreError
 HOME = Path("mlruns")
 TASK_TAG, SPOOL_TAG = "dlkit.task", "dlkit.spooled"
 CHILD_TAG = "mlflow.parentRunId"
+# On the parent of a comparison: the models it compares, and the id of its best child.
+COMPARED_TAG, BEST_TAG = "dlkit.compared", "dlkit.best"
 FINGERPRINT_TAG = "dlkit.data_fingerprint"
 EXPORT_NAME = "export"
 

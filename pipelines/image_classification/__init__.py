@@ -7,6 +7,7 @@ its own.
 import click
 
 from pipelines.commands import Commands, add_evaluate, add_export, add_predict, add_train
+from pipelines.image_classification.compare import compare_command
 from pipelines.image_classification.config import TASK, Config
 from pipelines.image_classification.evaluate import evaluate
 from pipelines.image_classification.inspect import command as inspect
@@ -23,5 +24,6 @@ def commands() -> None:
 add_train(commands, Config, train, show)
 add_export(commands, TASK)
 add_evaluate(commands, evaluate, show)
+commands.add_command(compare_command)
 add_predict(commands, predict, "FILE_OR_FOLDER", ("file", "label", "probability"))
 commands.add_command(inspect)

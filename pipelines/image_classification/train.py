@@ -19,8 +19,18 @@ from pipelines.image_classification.config import (
 from pipelines.image_classification.result import outcome
 
 
-def train(config: Config, resume: str | None = None, quiet: bool = False) -> dict[str, Any]:
-    """Train a classifier, score it on the test split and export it."""
+def train(
+    config: Config,
+    resume: str | None = None,
+    quiet: bool = False,
+    *,
+    data: Any = None,
+    parent: str | None = None,
+) -> dict[str, Any]:
+    """Train a classifier, score it on the test split and export it.
+
+    A comparison gives the `data` that it has loaded, and its own run as `parent`.
+    """
     began = time.monotonic()
 
     # What a person may have mistyped is told before anything heavy is loaded.
@@ -55,13 +65,14 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
     from dlkit.export.images import ImageClassifier, classify, held_out
 
     # Data.
-    data = load(config)
+    told = quiet or data is not None
+    data = load(config) if data is None else data
     changes = policy(config.augment, data.kind)
-    say(data.describe(), quiet)
+    say(data.describe(), told)
     named = config.augment in ("auto", "mirror", "light", "strong")
     say(f"augment {written(changes)}" + (f": {WHY[data.kind]}" if named else ""), quiet)
     for note in data.notes:
-        say(f"note: {note}", quiet)
+        say(f"note: {note}", told)
 
     # Model.
     training.seed_everything(config.seed, config.deterministic)
@@ -94,6 +105,7 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
             {"dlkit.model": config.model, "dlkit.data": config.data}
             | {tracking.FINGERPRINT_TAG: data.fingerprint()},
             name=f"{config.model} on {config.data}",
+            parent=parent,
         )
     else:
         run = tracking.resume_run(TASK, resume)
@@ -174,6 +186,8 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
             notes=heard,
             about={"run": run.id, "task": TASK, "model": config.model, "data": config.data}
             | {"best_epoch": position.best_epoch, "training_seconds": position.seconds}
+            | {"parameters": model.count_params()}
+            | {"validation_accuracy": position.best[0] if position.best else None}
             | {"splits": data.sizes(), "data_notes": data.notes, "augment": written(changes)}
             | found,
         )
