@@ -132,7 +132,7 @@ def _words(first: dict[str, Any], against: dict[str, Any]) -> str:
     if not against["same_rows"]:
         apart = [n.replace("_", " ") for n, overlap in against["overlaps"].items() if not overlap]
         said = f"apart in {', '.join(apart)}" if apart else "all overlap"
-        return f"{start}not scored on the same rows, so by intervals alone: {said}"
+        return f"{start}no answers to the same rows, so by intervals alone: {said}"
     parts = []
     for name in ("accuracy", "log_loss"):
         low, high = against["paired"][name]["interval"]

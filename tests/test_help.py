@@ -40,7 +40,16 @@ def every_command() -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("image-classification", "train"), ("serve",), ("runs",), ("doctor",), ("ui",)]
+    "words",
+    [
+        (),
+        ("image-classification", "train"),
+        ("image-classification", "compare"),
+        ("serve",),
+        ("runs",),
+        ("doctor",),
+        ("ui",),
+    ],
 )
 def test_help_loads_nothing_heavy(words: tuple[str, ...]) -> None:
     done = subprocess.run(
@@ -59,6 +68,8 @@ def test_help_loads_nothing_heavy(words: tuple[str, ...]) -> None:
         ["image-classification", "train", "--data", "no/such/folder"],
         ["image-classification", "train", "--optimizer", "adma"],
         ["image-classification", "train", "--config", "absent.toml"],
+        ["image-classification", "compare", "--models", "mlp,lenet,renset"],
+        ["image-classification", "compare", "-p", "filtres=3"],
         ["models", "resnett"],
     ],
 )
