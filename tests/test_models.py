@@ -36,8 +36,8 @@ IMAGES = "image-classification"
 TABLE = [
     # 784 x 512 + 512, 512 x 512 + 512, 512 x 10 + 10.
     Row(IMAGES, "mlp", (28, 28, 1), 10, 669_706, {}),
-    # 5 x 5 x 32 + 128, 25 x 32 x 64 + 256, 7 x 7 x 64 x 256 + 256, 256 x 10 + 10.
-    Row(IMAGES, "cnn", (28, 28, 1), 10, 858_026, {}),
+    # 25 x 64 + 4 x 64, 9 x 64 x 128 + 4 x 128, 7 x 7 x 128 x 256 + 4 x 256, 256 x 10 + 10.
+    Row(IMAGES, "cnn", (28, 28, 1), 10, 1_856 + 74_240 + 1_606_656 + 2_570, {}),
     # LeCun et al. 1998, with full connections: 156 + 2,416 + 48,120 + 10,164 + 850.
     Row(IMAGES, "lenet", (32, 32, 1), 10, 61_706, {"dropout": 0.3}),
     # He et al. 2015, table 6: 0.27 M, 0.46 M, 0.66 M, 0.85 M; here with the moving statistics.

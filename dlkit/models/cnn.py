@@ -16,10 +16,12 @@ def cnn(
     spec: Spec,
     *,
     conv_layers: ConvLayers = (  # pyright: ignore[reportArgumentType]
-        {"filters": 32, "kernel_size": 5, "pool_size": 2, "batch_norm": True},
         {"filters": 64, "kernel_size": 5, "pool_size": 2, "batch_norm": True},
+        {"filters": 128, "kernel_size": 3, "pool_size": 2, "batch_norm": True},
     ),
-    fc_layers: DenseLayers = ({"units": 256, "dropout": 0.5},),  # pyright: ignore[reportArgumentType]
+    fc_layers: DenseLayers = (  # pyright: ignore[reportArgumentType]
+        {"units": 256, "batch_norm": True, "dropout": 0.3},
+    ),
     global_pooling: bool = False,
 ) -> keras.Model:
     """Convolutional network from lists: convolutions with pooling, then dense layers.
