@@ -46,12 +46,46 @@ TABLE = [
     Row(IMAGES, "resnet-32", (32, 32, 3), 10, 464_154 + 2_272, {}),
     Row(IMAGES, "resnet-44", (32, 32, 3), 10, 658_586 + 3_168, {}),
     Row(IMAGES, "resnet-56", (32, 32, 3), 10, 853_018 + 4_064, {}),
+    # He et al. 2015, table 1: trained, and moving statistics.
+    Row(IMAGES, "resnet-18", (224, 224, 3), 1000, 11_689_512 + 9_600, {"filters": 8}),
+    Row(IMAGES, "resnet-34", (224, 224, 3), 1000, 21_797_672 + 17_024, {"filters": 8}),
+    Row(IMAGES, "resnet-50", (224, 224, 3), 1000, 25_557_032 + 53_120, {"filters": 8}),
+    # Slim: 9 x (32 + 32 x 64 + 64 x 128 + 128 x 128 + 128 x 256 + 3 x 256 x 256), 4 for each of the
+    # 1,376 filters, 256 x 256 + 256 twice, 256 x 10 + 10.
+    Row(IMAGES, "vgg", (28, 28, 1), 10, 2_304_288 + 5_504 + 131_584 + 2_570, {}),
+    # Simonyan & Zisserman 2015, table 2: 133, 133, 138, 144 M; batch norm has three more numbers a
+    # filter than the biases that it replaces.
+    Row(IMAGES, "vgg-11", (224, 224, 3), 1000, 132_863_336 + 3 * 2_752, {}),
+    Row(IMAGES, "vgg-13", (224, 224, 3), 1000, 133_047_848 + 3 * 2_944, {}),
+    Row(IMAGES, "vgg-16", (224, 224, 3), 1000, 138_357_544 + 3 * 4_224, {}),
+    Row(IMAGES, "vgg-19", (224, 224, 3), 1000, 143_667_240 + 3 * 5_504, {}),
+    # Szegedy et al. 2014, table 1: 6.8 M; three more for each of 7,280 filters.
+    Row(IMAGES, "googlenet", (224, 224, 3), 1000, 6_998_552 + 3 * 7_280, {"auxiliary": True}),
+    # 49 patches: 16 x 96 + 96, 49 x 96, six blocks of 111,648, 192, 970.
+    Row(IMAGES, "vit", (28, 28, 1), 10, 678_538, {"depth": 2}),
+    Row(IMAGES, "vit-micro", (28, 28, 1), 10, 678_538, {"depth": 1, "pooling": "class-token"}),
+    # As published with a class token, which the mean needs no position for: 2 x dim less.
+    Row(IMAGES, "vit-tiny", (224, 224, 3), 1000, 5_717_416 - 384, {"dim": 24, "depth": 2}),
+    Row(IMAGES, "vit-small", (224, 224, 3), 1000, 22_050_664 - 768, {"dim": 24, "depth": 2}),
+    Row(IMAGES, "vit-base", (224, 224, 3), 1000, 86_567_656 - 1_536, {"dim": 24, "depth": 2}),
     # Whitening 9 x 18 + 18; convolutions 9 x (18 x 32 + 32 x 32 + 32 x 64 + 64 x 64 + 64 x 128
     # + 128 x 128); 3 x 448 shifts and moving statistics; head 128 x 10.
     Row(IMAGES, "speednet", (28, 28, 1), 10, 180 + 290_880 + 1_344 + 1_280, {"dropout": 0.3}),
 ]
-# The deeper variants repeat the code of the first, and take minutes to trace.
-DEEP = {"resnet-32", "resnet-44", "resnet-56"}
+# The variants repeat the code of the first, and deep nets take minutes to trace.
+DEEP = {"resnet-32", "resnet-44", "resnet-56", "resnet-18", "resnet-34", "resnet-50"}
+DEEP |= {
+    "resnet-20",
+    "googlenet",
+    "vgg-11",
+    "vgg-13",
+    "vgg-16",
+    "vgg-19",
+    "vit-micro",
+    "vit-tiny",
+    "vit-small",
+    "vit-base",
+}
 BY_ROW = pytest.mark.parametrize("row", TABLE, ids=[f"{r.task}/{r.model}" for r in TABLE])
 
 
@@ -128,11 +162,41 @@ def test_every_model_has_a_row_and_every_row_a_model() -> None:
     assert names() == {(row.task, row.model) for row in TABLE}
 
 
+def count(model: str, shape: tuple[int, int, int], classes: int, **params: Any) -> int:
+    """Count the parameters of a model without making them: VGG-19's take half a gigabyte."""
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            net = models.build(IMAGES, model, Spec(shape, classes), params)
+            assert net.output_shape == (None, classes)
+            return net.count_params()
+    finally:
+        # Else the next scope would make what this one left out.
+        keras.utils.clear_session(free_memory=False)
+
+
 @BY_ROW
 def test_golden_parameter_count(row: Row) -> None:
-    model = models.build(row.task, row.model, Spec(row.shape, row.classes))
-    assert model.count_params() == row.parameters
-    assert model.output_shape == (None, row.classes)
+    assert count(row.model, row.shape, row.classes) == row.parameters
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "parameters"),
+    [
+        ("vgg-11", {"batch_norm": False}, 132_863_336),
+        ("vgg-13", {"batch_norm": False}, 133_047_848),
+        ("vgg-16", {"batch_norm": False}, 138_357_544),
+        ("vgg-19", {"batch_norm": False}, 143_667_240),
+        ("googlenet", {"batch_norm": False}, 6_998_552),
+        ("googlenet", {"batch_norm": False, "auxiliary": True}, 13_378_280),
+        ("vit-tiny", {"pooling": "class-token"}, 5_717_416),
+        ("vit-small", {"pooling": "class-token"}, 22_050_664),
+        ("vit-base", {"pooling": "class-token"}, 86_567_656),
+    ],
+)
+def test_the_papers_own_settings_have_the_papers_parameters(
+    model: str, params: dict[str, Any], parameters: int
+) -> None:
+    assert count(model, (224, 224, 3), 1000, **params) == parameters
 
 
 @BY_ROW
@@ -191,7 +255,9 @@ def test_takes_images_of_any_size(model: str, side: int) -> None:
         ("lenet", {"dropout": "much"}, "accepted: float"),
         ("mlp", {"depth": 2.5}, "accepted: int"),
         ("mlp", {"depth": True}, "accepted: int"),
-        ("resnet", {"variant": 21}, "accepted: 20, 32, 44, 56"),
+        ("resnet", {"variant": 21}, "accepted: 18, 20, 32, 34, 44, 50, 56"),
+        ("vit-bass", {}, "did you mean 'vit-base'?"),
+        ("vgg", {"variant": 12}, "accepted: 11, 13, 16, 19"),
         ("nowhere.at_all:net", {}, "was not found"),
         ("dlkit.models.lenet:lenett", {}, "did you mean 'lenet'?"),
     ],
@@ -246,6 +312,13 @@ def test_a_builder_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             "conv_layers[0].kernel_size: 13 does not fit the map it meets, 12 x 12 x 1",
         ),
         ("speednet", {"filters": []}, SpecError, "empty list"),
+        (
+            "vit",
+            {"patch_size": 5},
+            SpecError,
+            "height of 12 pixels does not divide by 5; patches that fit 12 x 12: 1, 2, 3, 4, 6, 12",
+        ),
+        ("vit", {"dim": 50, "heads": 4}, SpecError, "50 does not divide by the 4 heads"),
         ("speednet", {"whitening": 13}, SpecError, "do not fit into 12 x 12"),
     ],
 )
@@ -254,6 +327,24 @@ def test_layers_that_do_not_fit_are_told(
 ) -> None:
     with pytest.raises(error, match=re.escape(words)):
         models.build(IMAGES, model, data().spec, params)
+
+
+def test_auxiliary_heads_count_in_training_alone() -> None:
+    row = Row(IMAGES, "googlenet", (12, 12, 1), 3, 0, {"auxiliary": True, "width": 0.1})
+    model, y = compiled(row), data().train.y
+    x = data().preprocess(data().train.x.astype(np.float32))
+    given = np.random.default_rng(0).normal(size=(3, 36, 3)).astype(np.float32)
+    each = [float(model.compute_loss(y=y, y_pred=p, training=False)) for p in given]
+    auxiliary = model.get_layer("auxiliary")
+    for training_, expected in ((True, each[0] + 0.3 * (each[1] + each[2])), (False, each[0])):
+        np.testing.assert_array_equal(auxiliary(list(given), training=training_), given[0])
+        loss = model.compute_loss(y=y, y_pred=given[0], training=training_)
+        assert float(loss) == pytest.approx(expected)
+    before = [np.array(model.get_layer(f"auxiliary_{at}_logits").kernel) for at in ("4a", "4d")]
+    tf.function(model.train_step)((x, y))
+    after = [np.array(model.get_layer(f"auxiliary_{at}_logits").kernel) for at in ("4a", "4d")]
+    assert not any(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+    assert model(x).shape == (36, 3)
 
 
 def test_a_textbook_network_is_one_line() -> None:
@@ -284,6 +375,16 @@ def test_whitening_makes_the_patches_of_its_images_white() -> None:
     np.testing.assert_allclose(white[:, :18], -white[:, 18:], atol=1e-4)
     changed = [not np.array_equal(a, b) for a, b in zip(before, net.weights, strict=True)]
     assert sum(changed) == 1
+
+
+def test_small_images_get_slim_nets() -> None:
+    assert count("vgg", (95, 95, 3), 10) < 4_000_000 < 30_000_000 < count("vgg", (96, 96, 3), 10)
+    assert count("googlenet", (95, 95, 3), 10) < 500_000 < count("googlenet", (96, 96, 3), 10)
+    stems = [
+        models.build(IMAGES, "resnet-18", Spec((s, s, 3), 2), {"filters": 4}) for s in (64, 96)
+    ]
+    sides = [net.get_layer("stage1_block1_a_conv").output.shape[1] for net in stems]
+    assert sides == [64, 24]
 
 
 def test_convolutions_of_speednet_start_as_the_identity() -> None:

@@ -28,10 +28,13 @@ if TYPE_CHECKING:
 MODELS: dict[str, dict[str, str]] = {
     "image-classification": {
         "cnn": "dlkit.models.cnn:cnn",
+        "googlenet": "dlkit.models.googlenet:googlenet",
         "lenet": "dlkit.models.lenet:lenet",
         "mlp": "dlkit.models.mlp:mlp",
         "resnet": "dlkit.models.resnet:resnet",
         "speednet": "dlkit.models.speednet:speednet",
+        "vgg": "dlkit.models.vgg:vgg",
+        "vit": "dlkit.models.vit:vit",
     },
 }
 # What an annotation may name; evaluated without any builtins.
