@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import gc
 import json
+import logging
 import shutil
 import time
 import traceback
@@ -31,7 +32,7 @@ from pipelines.image_classification.comparison import (
     show,
 )
 from pipelines.image_classification.config import TASK, load
-from pipelines.image_classification.train import train
+from pipelines.image_classification.train import checked, train
 
 COLUMNS: tuple[str, ...] = (
     "model", "status", "run", "validation_accuracy", "test_accuracy", "test_accuracy_low",
@@ -59,14 +60,11 @@ def compare(
     """
     began = time.monotonic()
 
-    # What a person may have mistyped is told before anything heavy is loaded.
-    from dlkit.data.images import check_source
-    from dlkit.data.policy import policy
-
+    # A typo in the third model's name must not cost two trained models.
     config = complete(config)
     plans, notes = configs(config)
-    policy(config.augment)
-    check_source(config.data, config.data_dir, config.download)
+    for plan in plans.values():
+        checked(plan)
 
     from dlkit import tracking
     from dlkit.progress import say
@@ -75,6 +73,10 @@ def compare(
     tracking.client()
     load_tensorflow(keras=True)
     import keras
+
+    # Each model is traced once, and TensorFlow takes several for one that is traced again and again.
+    retraced = "triggered tf.function retracing"
+    logging.getLogger("tensorflow").addFilter(lambda record: retraced not in record.getMessage())
 
     # Data, once for all.
     first = next(iter(plans.values()))

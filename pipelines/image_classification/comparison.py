@@ -9,9 +9,11 @@ from typing import Any, get_type_hints
 
 from dlkit.errors import OptionError, nearest, one_of
 from dlkit.options import option
-from pipelines.image_classification.config import TASK, Config
+from pipelines.image_classification.config import PRESETS, TASK, Config
 
 DEFAULT_SECONDS = 120.0
+# What is not given for these is each family's own.
+OWN = {name for preset in PRESETS.values() for name in preset}
 
 
 def _options() -> Iterator[tuple[str, Any, Any]]:
@@ -38,7 +40,12 @@ def _options() -> Iterator[tuple[str, Any, Any]]:
     )
     kinds = get_type_hints(Config)
     for field in dataclasses.fields(Config):
-        if field.name != "model":
+        if field.name in OWN and field.name not in changed:
+            shown = field.metadata.get("shown", field.default)
+            details = {**field.metadata, "shown": f"{shown}, or the family's own"}
+            kind = kinds[field.name]
+            yield field.name, kind | None, dataclasses.field(default=None, metadata=details)
+        elif field.name != "model":
             again = changed.get(field.name) or dataclasses.field(
                 default=field.default,  # pyright: ignore[reportArgumentType]
                 default_factory=field.default_factory,  # pyright: ignore[reportArgumentType]
@@ -126,7 +133,15 @@ def configs(config: Any) -> tuple[dict[str, Config], list[str]]:
         same[made] = name
     shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     del shared["models"]
-    return {n: Config(**{**shared, "model": n, "params": given[n]}) for n in names}, notes
+    own = {name for name in OWN if shared[name] is None}
+    shared = {k: v for k, v in shared.items() if k not in own}
+    plans = {
+        name: Config(
+            **{**Config.presets({"model": name}), **shared, "model": name, "params": given[name]}
+        )
+        for name in names
+    }
+    return plans, notes
 
 
 def ranked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -19,6 +19,27 @@ from pipelines.image_classification.config import (
 from pipelines.image_classification.result import outcome
 
 
+def checked(config: Config) -> dict[str, Any]:
+    """Return every parameter of the model.
+
+    What a person may have mistyped is told here, before anything heavy is loaded.
+    """
+    from dlkit import models
+    from dlkit.data.images import check_source
+    from dlkit.data.policy import policy
+
+    policy(config.augment)
+    builder, implied = models.find(TASK, config.model)
+    params = models.check_params(builder, {**implied, **config.params})
+    check_source(config.data, config.data_dir, config.download)
+    if config.micro_batch is not None and config.micro_batch > config.batch_size:
+        raise OptionError(
+            f"--micro-batch: got {config.micro_batch}; accepted: 1 to the batch size, "
+            f"{config.batch_size}"
+        )
+    return params
+
+
 def train(
     config: Config,
     resume: str | None = None,
@@ -33,22 +54,10 @@ def train(
     """
     began = time.monotonic()
 
-    # What a person may have mistyped is told before anything heavy is loaded.
-    from dlkit import models
-    from dlkit.data.images import check_source
+    params = checked(config)
+
+    from dlkit import models, tracking
     from dlkit.data.policy import WHY, policy, written
-
-    policy(config.augment)
-    builder, implied = models.find(TASK, config.model)
-    params = models.check_params(builder, {**implied, **config.params})
-    check_source(config.data, config.data_dir, config.download)
-    if config.micro_batch is not None and config.micro_batch > config.batch_size:
-        raise OptionError(
-            f"--micro-batch: got {config.micro_batch}; accepted: 1 to the batch size, "
-            f"{config.batch_size}"
-        )
-
-    from dlkit import tracking
     from dlkit.progress import say
     from dlkit.runtime import load_tensorflow
 
