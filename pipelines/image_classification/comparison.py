@@ -42,7 +42,8 @@ def _options() -> Iterator[tuple[str, Any, Any]]:
     for field in dataclasses.fields(Config):
         if field.name in OWN and field.name not in changed:
             shown = field.metadata.get("shown", field.default)
-            details = {**field.metadata, "shown": f"{shown}, or the family's own"}
+            shown = "the family's own" if shown is None else f"{shown}, or the family's own"
+            details = {**field.metadata, "shown": shown}
             kind = kinds[field.name]
             yield field.name, kind | None, dataclasses.field(default=None, metadata=details)
         elif field.name != "model":
