@@ -17,7 +17,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Without convolutions a moved image is another one: mirrored alone it trains better.
     "mlp": {"batch_size": 128, "augment": "mirror"},
     "cnn": {"batch_size": 128, "ema": 0.998},
-    "speednet": {"batch_size": 128},
+    "speednet": {"batch_size": 128, "ema": 0.998},
 }
 
 
