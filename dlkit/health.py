@@ -168,8 +168,9 @@ def verdict(probes: dict[str, Any]) -> dict[str, Any]:
     weight = np.array(probes["weight"][later], np.float64)
     output = np.array(probes["output"][later], np.float64)
     bad = ~np.isfinite(gradient)
-    update = np.median(np.where(bad, np.inf, gradient) / np.maximum(weight, 1e-12), 0)
-    passing = output > NOTHING
+    weight = np.where(np.isfinite(weight), np.maximum(weight, 1e-12), 1.0)
+    update = np.median(np.where(bad, np.inf, gradient) / weight, 0)
+    passing = (output > NOTHING) & np.isfinite(output) & ~bad.any(1)
     flow = np.median(gradient[passing] / output[passing, None], 0) if passing.any() else None
     worst = int(np.argmax(update))
     answer: dict[str, Any] = {"verdict": "healthy", "layer": None}
