@@ -140,9 +140,9 @@ def fit(
     optimizer.build(model.trainable_variables)
     # Metrics make their variables on first use, which cannot be inside the traced loop below.
     sample: Any = ()
+    rows = min(PROBE_ROWS, micro_batch or PROBE_ROWS)
     for batch in stream(0, 0).take(1):
-        rows = min(PROBE_ROWS, micro_batch or PROBE_ROWS)
-        sample = tf.nest.map_structure(lambda t, n=rows: t[:n], batch)
+        sample = tf.nest.map_structure(lambda t: t[:rows], batch)
     model.test_on_batch(*tf.nest.map_structure(lambda t: t[:1], sample))
     model.reset_metrics()
     counters = list(model.metrics_variables)

@@ -163,3 +163,24 @@ def _label(axes: Any, points: list[tuple[float, float, str, str]]) -> None:
             fontsize=8,
             color=colour,
         )
+
+
+def range_test(found: Mapping[str, Any], path: Path) -> None:
+    """Draw the loss against the learning rate of a range test, with the rate it suggests."""
+    figure = _figure(7, 4)
+    axes = figure.add_subplot()
+    losses = np.array([np.nan if v is None else v for v in found["losses"]])
+    smoothed = np.array(found["smoothed"])
+    axes.plot(found["rates"], losses, ".", markersize=3, color="silver", label="a batch")
+    axes.plot(found["rates"][: len(smoothed)], smoothed, label="smoothed")
+    axes.axvline(
+        found["suggestion"], color="tab:green", label=f"suggested {found['suggestion']:.2g}"
+    )
+    axes.axvline(found["lowest_at"], color="tab:gray", linestyle=":", label="lowest loss")
+    room = 0.1 * (smoothed.max() - smoothed.min())
+    axes.set_ylim(smoothed.min() - room, min(smoothed.max(), 3 * smoothed[0]) + room)
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("loss")
+    axes.legend()
+    figure.savefig(path)

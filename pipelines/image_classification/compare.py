@@ -32,7 +32,8 @@ from pipelines.image_classification.comparison import (
     show,
 )
 from pipelines.image_classification.config import TASK, load
-from pipelines.image_classification.train import checked, train
+from pipelines.image_classification.setup import checked
+from pipelines.image_classification.train import train
 
 COLUMNS: tuple[str, ...] = (
     "model", "status", "run", "validation_accuracy", "test_accuracy", "test_accuracy_low",

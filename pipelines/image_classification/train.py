@@ -7,7 +7,6 @@ import shutil
 import time
 from typing import Any
 
-from dlkit.errors import OptionError
 from pipelines.commands import as_dict
 from pipelines.image_classification.config import (
     DEFAULT_EPOCHS,
@@ -17,27 +16,7 @@ from pipelines.image_classification.config import (
     load,
 )
 from pipelines.image_classification.result import outcome
-
-
-def checked(config: Config) -> dict[str, Any]:
-    """Return every parameter of the model.
-
-    What a person may have mistyped is told here, before anything heavy is loaded.
-    """
-    from dlkit import models
-    from dlkit.data.images import check_source
-    from dlkit.data.policy import policy
-
-    policy(config.augment)
-    builder, implied = models.find(TASK, config.model)
-    params = models.check_params(builder, {**implied, **config.params})
-    check_source(config.data, config.data_dir, config.download)
-    if config.micro_batch is not None and config.micro_batch > config.batch_size:
-        raise OptionError(
-            f"--micro-batch: got {config.micro_batch}; accepted: 1 to the batch size, "
-            f"{config.batch_size}"
-        )
-    return params
+from pipelines.image_classification.setup import checked, compiled_model, training_stream
 
 
 def train(
@@ -56,19 +35,16 @@ def train(
 
     params = checked(config)
 
-    from dlkit import models, tracking
+    from dlkit import tracking
     from dlkit.data.policy import WHY, policy, written
     from dlkit.progress import say
     from dlkit.runtime import load_tensorflow
 
     tracking.client()
     tf = load_tensorflow(keras=True)
-    import keras
-    import numpy as np
 
-    from dlkit import export, health, layers, losses, optimizers, training
-    from dlkit.data.augment import augment, mix
-    from dlkit.data.stream import eval_stream, train_stream
+    from dlkit import export, health, training
+    from dlkit.data.stream import eval_stream
     from dlkit.evaluation import plots
     from dlkit.evaluation.report import classification_report
     from dlkit.export.images import ImageClassifier, classify, held_out
@@ -84,27 +60,7 @@ def train(
         say(f"note: {note}", told)
 
     # Model.
-    training.seed_everything(config.seed, config.deterministic)
-    model = models.build(TASK, config.model, data.spec, config.params)
-    classes, weights = data.spec.outputs, None
-    if config.class_weight == "balanced":
-        weights = losses.balanced_weights(np.bincount(data.train.y, minlength=classes).tolist())
-    rate = config.learning_rate or optimizers.LEARNING_RATES[config.optimizer]
-    model.compile(
-        optimizer=optimizers.make_optimizer(
-            config.optimizer, rate, config.weight_decay, config.clip_norm
-        ),
-        loss=losses.classification_loss(
-            config.loss,
-            classes,
-            label_smoothing=config.label_smoothing,
-            class_weights=weights,
-        ),
-        metrics=[keras.metrics.MeanMetricWrapper(losses.accuracy, name="accuracy")],
-        jit_compile=False,  # XLA makes small nets slower on CPUs
-    )
-    # Layers that fit themselves to the data; a resumed run takes theirs from the checkpoint.
-    layers.adapt(model, data.preprocess(data.train.x[:5000].astype(np.float32)))
+    model, rate = compiled_model(config, data)
 
     # Run.
     if resume is None:
@@ -132,17 +88,7 @@ def train(
         run.artifacts(notes)
 
         # Fit.
-        batch_size = min(config.batch_size, len(data.train))
-
-        def prepare(draw_seed: Any, rows: Any, x: Any, y: Any) -> tuple:
-            x = data.preprocess(augment(x, draw_seed, rows, changes))
-            return mix(x, y, draw_seed, changes, classes)
-
-        def stream(epoch: int, step: int) -> Any:
-            arrays = (data.train.x, data.train.y)
-            at = {"epoch": epoch, "step": step}
-            return train_stream(arrays, prepare, batch_size=batch_size, seed=config.seed, **at)
-
+        stream, batch_size = training_stream(config, data)
         epochs, patience = config.epochs, config.patience
         if config.time_limit is None:
             epochs, patience = epochs or DEFAULT_EPOCHS, patience or DEFAULT_PATIENCE
