@@ -114,14 +114,14 @@ def _rms(tensors: list[Any]) -> tf.Tensor:
 
 
 def record(
-    probes: dict[str, Any] | None, epoch: int, probe: Callable[[], dict[str, Any]]
+    probes: dict[str, Any] | None, epoch: int, probe: Callable[[Any], dict[str, Any]], batch: Any
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Add what a probe finds after an epoch (0: before training) to what was found before.
 
     Args:
         probes: what this function returned last, or None.
         epoch: from 0.
-        probe: called if this epoch is one of those that are kept: every one of the first 200, then
+        probe: from `make_probe`; called on `batch` if this epoch is one of those that are kept: every one of the first 200, then
             every second, and so on, so that there are never more than 200.
     Returns:
         The record: `layers`, `epochs`, `every`, and for each epoch `output` and, by layer,
@@ -134,7 +134,7 @@ def record(
         probes = {"layers": [], "epochs": [], "every": 1, **{name: [] for name in rows}}
     if epoch % probes["every"]:
         return probes, {}
-    found = probe()
+    found = probe(batch)
     probes["layers"] = found["layers"]
     probes["epochs"].append(epoch)
     for name in rows:

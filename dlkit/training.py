@@ -260,7 +260,7 @@ def fit(
         planned = math.ceil(at.total / steps_per_epoch) if at.total else None
         progress.epoch(epoch, planned, logs)
         if probe is not None:
-            at.probes, more = health.record(at.probes, epoch, lambda: probe(sample))
+            at.probes, more = health.record(at.probes, epoch, probe, sample)
             logs |= more
         on_epoch(epoch, logs)
         return None
@@ -275,7 +275,7 @@ def fit(
         with _deferred_signals() as signals:
             if not resumed:
                 if probe is not None:
-                    at.probes, _ = health.record(None, 0, lambda: probe(sample))
+                    at.probes, _ = health.record(None, 0, probe, sample)
                 save()
             batches = iter(stream(*divmod(at.step, steps_per_epoch)))
             while at.finished is None:

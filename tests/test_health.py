@@ -104,7 +104,7 @@ def test_layers_that_gain_or_lose_are_told(tmp_path: Path, gain: float, word: st
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     pixels, y = pictures(48)
     batch = (tf.constant(standardise(pixels)(pixels.astype(np.float32))), tf.constant(y))
-    probes, logs = health.record(None, 0, lambda: health.make_probe(model)(batch))
+    probes, logs = health.record(None, 0, health.make_probe(model), batch)
     found = health.verdict(probes)
     assert found["verdict"] == word
     assert found["words"].startswith(f"gradients are {word}: that of {found['layer']} is ")
@@ -136,7 +136,7 @@ def test_long_runs_are_thinned_out() -> None:
     one = {"layers": ["a"], "gradient": [1.0], "weight": [1.0], "norm": [1.0]}
     one |= {"activation": [1.0], "output": 1.0}
     for epoch in range(1001):
-        probes, _ = health.record(probes, epoch, lambda: one)
+        probes, _ = health.record(probes, epoch, lambda _: one, None)
     assert probes is not None
     assert probes["epochs"] == list(range(0, 1001, 8))
     assert len(probes["gradient"]) == len(probes["epochs"]) <= health.MOST_PROBES
