@@ -10,6 +10,7 @@ from pipelines.commands import Commands, add_evaluate, add_export, add_predict, 
 from pipelines.image_classification.compare import compare_command
 from pipelines.image_classification.config import TASK, Config
 from pipelines.image_classification.evaluate import evaluate
+from pipelines.image_classification.explain import explain_command
 from pipelines.image_classification.inspect import command as inspect
 from pipelines.image_classification.predict import predict
 from pipelines.image_classification.result import show
@@ -27,3 +28,4 @@ add_evaluate(commands, evaluate, show)
 commands.add_command(compare_command)
 add_predict(commands, predict, "FILE_OR_FOLDER", ("file", "label", "probability"))
 commands.add_command(inspect)
+commands.add_command(explain_command)

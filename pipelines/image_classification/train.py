@@ -193,7 +193,9 @@ def train(
             held = logits(model, data, data.validation.x, config.tta)
             calibration = dataclasses.asdict(calibrate(held, data.validation.y))
             temperature = calibration["temperature"]
-        scaled = {"temperature": temperature} | ({"calibration": calibration} if calibration else {})
+        scaled = {"temperature": temperature} | (
+            {"calibration": calibration} if calibration else {}
+        )
 
         # Evaluate.
         endpoints = ImageClassifier(model, data, tta=config.tta, temperature=temperature)
