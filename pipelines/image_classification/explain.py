@@ -50,7 +50,7 @@ def explain(
         RunError, CheckpointError: no such run, or its checkpoint is gone or of other weights.
     """
     from dlkit import tracking
-    from dlkit.data.folder import images_under
+    from dlkit.data.images import images_under
     from dlkit.progress import say
 
     files = [file for path in inputs for file in images_under(Path(path).expanduser())]
