@@ -96,10 +96,11 @@ def integrated_gradients(
     """Return integrated gradients of a model: the class's logit, shared out over the pixels.
 
     The path is straight from the baseline, an image of zeros after preprocessing, to the image.
-    Where preprocessing standardises, the baseline is the training split's mean colour. The integral is
-    taken by the trapezoidal rule, with 32 intervals and then twice as many until the completeness
-    error is below `tolerance`. That error is |sum of attributions - (f(image) - f(baseline))| over
-    |f(image) - f(baseline)|, or over 0.1 nats where the logit f changes by less.
+    That is the training split's mean colour where preprocessing standardises, and black where the
+    model takes raw pixels. The integral is taken by the trapezoidal rule, with 32 intervals and then
+    twice as many until the completeness error is below `tolerance`. That error is
+    |sum of attributions - (f(image) - f(baseline))| over |f(image) - f(baseline)|, or over 0.1 nats
+    where the logit f changes by less.
 
     Args:
         model: from float32 `(b, h, w, c)` to logits.

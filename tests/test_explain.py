@@ -214,6 +214,12 @@ def test_every_model_can_be_explained(model: str) -> None:
         assert explain.grad_cam(net)(image, 1).heat.shape == (32, 32)
 
 
+def test_auxiliary_heads_do_not_hide_the_last_map() -> None:
+    net = models.build(TASK, "googlenet", Spec((32, 32, 3), 4), {"auxiliary": True})
+    plain = models.build(TASK, "googlenet", Spec((32, 32, 3), 4))
+    assert next(iter(explain.feature_maps(net))) == next(iter(explain.feature_maps(plain)))
+
+
 def test_a_layer_by_name_and_the_nearest_name(seen: Seen) -> None:
     assert explain.grad_cam(seen.model, "conv_1_act")(seen.x[0], 0).layer == "conv_1_act"
     with pytest.raises(OptionError, match=r"did you mean 'conv_1_act'\?"):
