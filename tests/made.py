@@ -42,3 +42,21 @@ def pictures(
         else:
             image[at - 1 : at + 2, at - 1 : at + 2] += 180
     return x.clip(0, 255).astype(np.uint8), y
+
+
+def patches(
+    n: int, side: int = 28, size: int = 8, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw noise with one patch whose texture is the class, plain, striped across or striped down.
+
+    Returns:
+        uint8 (n, side, side, 1), labels (n,), and the row and column of each patch's corner (n, 2).
+    """
+    generator = np.random.default_rng(seed)
+    x = generator.integers(0, 100, (n, side, side, 1))
+    y, corners = np.arange(n) % 3, generator.integers(0, side - size + 1, (n, 2))
+    stripes = np.where(np.arange(size) % 4 < 2, 255, 145)
+    for image, label, (row, column) in zip(x, y, corners, strict=True):
+        texture = (200, stripes[:, None], stripes[None, :])[label]
+        image[row : row + size, column : column + size, 0] = texture
+    return x.astype(np.uint8), y, corners

@@ -48,6 +48,8 @@ def test_the_run_holds_all_that_made_it(in_trained: dict[str, Any], run_there: R
         "report.json",
         "confusion.png",
         "mistakes.png",
+        "reliability.png",
+        "preprocess.json",
         "curves.png",
     ):
         assert name in shown["files"], name

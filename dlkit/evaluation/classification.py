@@ -50,6 +50,29 @@ def scores(probabilities: np.ndarray, y: np.ndarray, weights: np.ndarray | None 
     return result
 
 
+def reliability(probabilities: np.ndarray, y: np.ndarray) -> list[dict[str, float]]:
+    """Return the bins that the expected calibration error is a mean over, empty ones left out.
+
+    Returns:
+        Of each bin `low` and `high` (confidence in [low, high), the last closed), `rows`, their mean
+        `confidence` and their `accuracy`. The mean of |accuracy - confidence|, weighted by rows, is
+        `ece`.
+    """
+    confidence, correct = probabilities.max(1), probabilities.argmax(1) == y
+    number = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    return [
+        {
+            "low": i / BINS,
+            "high": (i + 1) / BINS,
+            "rows": int(np.sum(number == i)),
+            "confidence": float(confidence[number == i].mean()),
+            "accuracy": float(correct[number == i].mean()),
+        }
+        for i in range(BINS)
+        if np.any(number == i)
+    ]
+
+
 def intervals(
     probabilities: np.ndarray, y: np.ndarray, names: Mapping[str, Any], seed: int = 0
 ) -> dict[str, list[float]]:

@@ -64,6 +64,67 @@ def mistakes(
     return len(wrong)
 
 
+def reliability(panels: Mapping[str, list[dict[str, float]]], path: Path) -> None:
+    """Draw accuracy against confidence, and below it how many images have which confidence.
+
+    Args:
+        panels: bins as `classification.reliability` gives them, by title, side by side.
+        path: where the picture goes.
+    """
+    figure = _figure(4.4 * len(panels) + 0.4, 5.6)
+    grid = figure.add_gridspec(2, len(panels), height_ratios=(3, 1))
+    for place, (title, bins) in enumerate(panels.items()):
+        low, high, rows, confidence, accuracy = (
+            np.array([b[k] for b in bins])
+            for k in ("low", "high", "rows", "confidence", "accuracy")
+        )
+        ece = float(np.abs(accuracy - confidence) @ rows / rows.sum())
+        # Wilson 1927: the score interval, which holds for few rows and for shares near 0 and 1.
+        z, n = 1.96, rows
+        centre = (accuracy + z**2 / (2 * n)) / (1 + z**2 / n)
+        half = z / (1 + z**2 / n) * np.sqrt(accuracy * (1 - accuracy) / n + (z / (2 * n)) ** 2)
+        axes = figure.add_subplot(grid[0, place])
+        axes.plot((0, 1), (0, 1), color="black", linewidth=0.8, linestyle="--")
+        axes.bar(low, accuracy, high - low, align="edge", color="tab:blue", alpha=0.5)
+        axes.vlines(confidence, np.maximum(centre - half, 0), np.minimum(centre + half, 1))
+        axes.plot(confidence, accuracy, ".", label="accuracy, 95 % interval")
+        axes.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy", title=f"{title}: ECE {ece:.4f}")
+        axes.legend(loc="upper left", fontsize=8)
+        below = figure.add_subplot(grid[1, place], sharex=axes)
+        below.bar(low, rows / rows.sum(), high - low, align="edge", color="tab:gray")
+        below.axvline(confidence @ rows / rows.sum(), color="black", linewidth=0.8)
+        below.set(ylim=(0, 1), ylabel="share of images", xlabel="confidence (line: mean)")
+    figure.savefig(path)
+
+
+def overlay(
+    image: np.ndarray, heat: np.ndarray, peak: tuple[int, int] | None, title: str, path: Path
+) -> None:
+    """Draw an image beside itself under its evidence, red for and blue against; a ring is the peak.
+
+    Args:
+        image: uint8 `(h, w, 1 or 3)`.
+        heat: `(h, w)`, 0 where there is no evidence.
+        peak: row and column, or None.
+        title, path: as they say.
+    """
+    figure = _figure(7.0, 3.6)
+    figure.suptitle(title, fontsize=10)
+    shown = image.squeeze(-1) if image.shape[-1] == 1 else image
+    # A few pixels of integrated gradients are far above the rest.
+    reach = float(np.percentile(np.abs(heat), 99.5)) or float(np.abs(heat).max()) or 1.0
+    for place in range(2):
+        axes = figure.add_subplot(1, 2, place + 1)
+        axes.imshow(shown if not place else image.mean(-1), cmap="gray", vmin=0, vmax=255)
+        axes.set_axis_off()
+        if place:
+            drawn = axes.imshow(heat, cmap="RdBu_r", vmin=-reach, vmax=reach, alpha=0.6)
+            figure.colorbar(drawn, ax=axes, shrink=0.8)
+            if peak is not None:
+                axes.plot(peak[1], peak[0], "o", mfc="none", mec="black", ms=12)
+    figure.savefig(path)
+
+
 def curves(history: Mapping[str, list[tuple[int, float]]], path: Path) -> None:
     """Draw loss and accuracy, training against validation, from `(epoch, value)` pairs by name."""
     figure = _figure(9, 3.6)

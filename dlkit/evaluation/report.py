@@ -11,7 +11,8 @@ import numpy as np
 
 from dlkit.data.spec import Split
 from dlkit.evaluation import baselines, paired, plots
-from dlkit.evaluation.classification import intervals, per_class, scores
+from dlkit.evaluation.calibration import uncalibrated
+from dlkit.evaluation.classification import intervals, per_class, reliability, scores
 
 
 def classification_report(
@@ -22,24 +23,30 @@ def classification_report(
     folder: Path,
     *,
     split: str = "test",
+    calibration: Mapping[str, Any] | None = None,
+    drift: Mapping[str, Any] | None = None,
     about: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Score a classifier beside its baselines; write `report.json`, `answers.npz`, two pictures.
+    """Score a classifier beside its baselines; write `report.json`, `answers.npz`, three pictures.
 
     Args:
         probabilities: the model's, `(n, classes)`.
         rows: the scored rows.
         train: the training split, which the baselines learn from.
         labels: name of each class.
-        folder: where `report.json`, `answers.npz` (see `paired.write`), `confusion.png` and
-            `mistakes.png` go.
+        folder: where `report.json`, `answers.npz` (see `paired.write`), `confusion.png`,
+            `mistakes.png` and `reliability.png` go.
         split: name of the scored split.
+        calibration: the fields of a `Calibration` that `probabilities` have gone through.
+        drift: how the rows differ from the run's own, as `drift.drift` gives it.
         about: more entries for the report.
         notes: what a reader should know beside what is found here.
     Returns:
         What `report.json` holds: `metrics`, `intervals`, `baselines` (each with `metrics` and
-        `intervals`), `per_class`, `verdict`, `notes` and `rows_fingerprint` (see `Split`).
+        `intervals`), `per_class`, `verdict`, `reliability` (bins), `notes` and `rows_fingerprint`
+        (see `Split`); where given, `calibration`, with log loss and ECE of the scored split before
+        and after, and `drift`.
     """
     metrics = scores(probabilities, rows.y)
     guess = baselines.majority(train, len(labels), len(rows))
@@ -64,6 +71,22 @@ def classification_report(
             f"no mistakes in {len(rows):,} images: by the rule of three the error rate may still be "
             f"up to {300 / len(rows):.1f} %"
         )
+    panels = {"reliability": reliability(probabilities, rows.y)}
+    if calibration:
+        calibration = dict(calibration)
+        notes.append(calibration["note"])
+        if calibration["temperature"] != 1.0:
+            raw = uncalibrated(probabilities, calibration["temperature"])
+            was = scores(raw, rows.y)
+            calibration[split] = {
+                name: {"before": was[name], "after": metrics[name]} for name in ("log_loss", "ece")
+            }
+            panels = {"before calibration": reliability(raw, rows.y)} | {
+                "after": panels["reliability"]
+            }
+    plots.reliability(panels, folder / "reliability.png")
+    if drift:
+        notes += drift["notes"]
     report = {
         **(about or {}),
         "split": split,
@@ -74,6 +97,9 @@ def classification_report(
         "baselines": beside,
         "verdict": verdict(metrics, beside),
         "notes": notes,
+        "reliability": reliability(probabilities, rows.y),
+        **({"calibration": calibration} if calibration else {}),
+        **({"drift": drift} if drift else {}),
         "per_class": per_class(probabilities, rows.y, labels),
         "most_confident_mistakes_shown": wrong,
     }

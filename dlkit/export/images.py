@@ -53,17 +53,19 @@ class ImageClassifier(tf.Module):
 
     `serving_default` takes `image`, string `(b,)` of encoded images of any size; `from_pixels`
     takes `pixels`, uint8 `(b, h, w, c)`. Both give `label` string `(b,)`, `probability` float32
-    `(b,)` and `probabilities` float32 `(b, classes)`.
+    `(b,)` and `probabilities` float32 `(b, classes)`: the softmax of the logits over `temperature`.
     """
 
-    def __init__(self, model: keras.Model, data: Data, *, tta: bool = False) -> None:
+    def __init__(
+        self, model: keras.Model, data: Data, *, tta: bool = False, temperature: float = 1.0
+    ) -> None:
         super().__init__()
         self.model_variables = [v.value for v in model.variables]
         self.labels = tf.constant(data.spec.labels)
         shape = data.spec.input_shape
 
         def classify(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-            probabilities = tf.nn.softmax(answer(model, data, pixels, tta))  # (b, classes)
+            probabilities = tf.nn.softmax(answer(model, data, pixels, tta) / temperature)
             return {
                 "label": tf.gather(self.labels, tf.argmax(probabilities, -1)),
                 "probability": tf.reduce_max(probabilities, -1),
@@ -100,8 +102,21 @@ def classify(endpoint: Any, pixels: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def logits(model: keras.Model, data: Data, pixels: np.ndarray, tta: bool = False) -> np.ndarray:
+    """Return the logits of uint8 `(n, h, w, c)`, float32 `(n, classes)`; see `answer`."""
+    spec = tf.TensorSpec((None, *pixels.shape[1:]), tf.uint8)
+    traced: Any = tf.function(lambda x: answer(model, data, x, tta), input_signature=[spec])
+    parts = [traced(pixels[i : i + 256]).numpy() for i in range(0, len(pixels), 256)]
+    return np.concatenate(parts)
+
+
 def held_out(
-    model: keras.Model, data: Data, rows: int = 64, *, tta: bool = False
+    model: keras.Model,
+    data: Data,
+    rows: int = 64,
+    *,
+    tta: bool = False,
+    temperature: float = 1.0,
 ) -> tuple[dict, dict]:
     """Return raw requests from the test split, and the trained model's own answers to them.
 
@@ -110,7 +125,7 @@ def held_out(
     n = min(rows, len(data.test))
     encoded = np.array([data.test.encoded(i) for i in range(n)] + [None], dtype=object)[:-1]
     pixels = data.test.x[:n]
-    probabilities = tf.nn.softmax(answer(model, data, pixels, tta)).numpy()
+    probabilities = tf.nn.softmax(answer(model, data, pixels, tta) / temperature).numpy()
     answers = {
         "label": np.array(data.spec.labels)[probabilities.argmax(-1)],
         "probability": probabilities.max(-1),

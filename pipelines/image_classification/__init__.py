@@ -11,6 +11,7 @@ from pipelines.image_classification.compare import compare_command
 from pipelines.image_classification.config import TASK, Config
 from pipelines.image_classification.evaluate import evaluate
 from pipelines.image_classification.find_rate import command as find_rate
+from pipelines.image_classification.explain import explain_command
 from pipelines.image_classification.inspect import command as inspect
 from pipelines.image_classification.predict import predict
 from pipelines.image_classification.result import show
@@ -29,3 +30,4 @@ commands.add_command(compare_command)
 add_predict(commands, predict, "FILE_OR_FOLDER", ("file", "label", "probability"))
 commands.add_command(inspect)
 commands.add_command(find_rate)
+commands.add_command(explain_command)

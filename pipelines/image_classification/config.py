@@ -87,6 +87,9 @@ class Config:
         below=1,
     )
     tta: bool = option(False, "Answer with the mean over shifted (and mirrored) views of an image.")
+    calibrate: bool = option(
+        True, "Divide the logits by a temperature fitted on validation, if that lowers its loss."
+    )
     patience: int | None = option(
         None,
         "Epochs without a better validation accuracy before training ends.",

@@ -19,7 +19,10 @@ def evaluate(
     strict: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Score RUN's exported model on its test split, or on other data with the same labels."""
+    """Score RUN's exported model on its test split, or on other data with the same labels.
+
+    Other data are also compared with the run's own: see `dlkit.evaluation.drift`.
+    """
     began = time.monotonic()
     from dlkit import tracking
     from dlkit.data.images import check_source, load_rows
@@ -36,6 +39,8 @@ def evaluate(
 
     tf = load_tensorflow(keras=True)
     from dlkit import export
+    from dlkit.data import splits
+    from dlkit.evaluation.drift import drift
     from dlkit.evaluation.report import classification_report
     from dlkit.export.images import classify
 
@@ -45,16 +50,34 @@ def evaluate(
     rows, split, notes = own.test, "test", own.notes
     if data is not None:
         rows, split, notes = load_rows(data, labels, shape, data_dir, download, strict)
+        seen = splits.duplicates({"train": own.train.x, "these": rows.x}).get(("train", "these"), 0)
+        if seen:
+            notes = [
+                *notes,
+                f"{seen:,} of {len(rows):,} of these images also stand in the run's train",
+            ]
     for note in notes:
         say(f"note: {note}", quiet)
     endpoint = tf.saved_model.load(str(directory / "1")).signatures["from_pixels"]
     probabilities = classify(endpoint, rows.x)
-    about = {"run": run.id, "task": TASK, "model": config.model, "data": data or config.data}
+    shift = None
+    if data is not None:
+        shift = drift(probabilities, rows.y, classify(endpoint, own.test.x), own.train.y, labels)
+    source = data or config.data
+    about = {"run": run.id, "task": TASK, "model": config.model, "data": source}
     folder = tracking.checkpoint_folder(run.id) / "evaluation"
     report = classification_report(
-        probabilities, rows, own.train, labels, folder, split=split, about=about
+        probabilities,
+        rows,
+        own.train,
+        labels,
+        folder,
+        split=split,
+        calibration=manifest.get("calibration"),
+        drift=shift,
+        about={**about, "data_notes": notes},
     )
-    under = "evaluations/" + "".join(c if c.isalnum() else "-" for c in about["data"]).strip("-")
+    under = "evaluations/" + "".join(c if c.isalnum() else "-" for c in source).strip("-")
     run.artifacts(folder, under)
     shutil.rmtree(folder)
     return outcome(report, run.artifact(f"{under}/report.json"), directory, began)

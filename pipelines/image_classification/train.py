@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import time
@@ -46,8 +47,9 @@ def train(
     from dlkit import export, health, training
     from dlkit.data.stream import eval_stream
     from dlkit.evaluation import plots
+    from dlkit.evaluation.calibration import calibrate
     from dlkit.evaluation.report import classification_report
-    from dlkit.export.images import ImageClassifier, classify, held_out
+    from dlkit.export.images import ImageClassifier, classify, held_out, logits
 
     # Data.
     told = quiet or data is not None
@@ -83,6 +85,8 @@ def train(
         notes.mkdir(exist_ok=True)
         (notes / "environment.json").write_text(json.dumps(tracking.environment(), indent=1))
         (notes / "model.json").write_text(model.to_json(indent=1))
+        prepared = keras.saving.serialize_keras_object(data.preprocess)
+        (notes / "preprocess.json").write_text(json.dumps(prepared, indent=1))
         (notes / "config.json").write_text(json.dumps(as_dict(config), indent=1))
         shutil.copyfile(notes / "config.json", folder / "config.json")
         run.artifacts(notes)
@@ -129,8 +133,18 @@ def train(
         if position.step < len(data.train) // batch_size:
             say(f"note: the time limit left room for {position.step} steps, not one epoch", quiet)
 
+        # Calibrate.
+        temperature, calibration = 1.0, None
+        if config.calibrate:
+            held = logits(model, data, data.validation.x, config.tta)
+            calibration = dataclasses.asdict(calibrate(held, data.validation.y))
+            temperature = calibration["temperature"]
+        scaled = {"temperature": temperature} | (
+            {"calibration": calibration} if calibration else {}
+        )
+
         # Evaluate.
-        endpoints = ImageClassifier(model, data, tta=config.tta)
+        endpoints = ImageClassifier(model, data, tta=config.tta, temperature=temperature)
         probabilities = classify(endpoints.from_pixels, data.test.x)
         report = classification_report(
             probabilities,
@@ -139,6 +153,7 @@ def train(
             data.spec.labels,
             folder / "report",
             notes=heard,
+            calibration=calibration,
             about={"run": run.id, "task": TASK, "model": config.model, "data": config.data}
             | {"best_epoch": position.best_epoch, "training_seconds": position.seconds}
             | {"parameters": model.count_params()}
@@ -154,7 +169,7 @@ def train(
         # Export.
         step = position.step
         if not run.exported(step):
-            requests, expected = held_out(model, data, tta=config.tta)
+            requests, expected = held_out(model, data, tta=config.tta, temperature=temperature)
             shutil.rmtree(folder / "export", ignore_errors=True)
             export.save(
                 endpoints,
@@ -163,7 +178,8 @@ def train(
                 requests=requests,
                 expected=expected,
                 about={"run": run.id, "model": config.model, "data": config.data}
-                | {"input_shape": data.spec.input_shape, "labels": data.spec.labels},
+                | {"input_shape": data.spec.input_shape, "labels": data.spec.labels}
+                | scaled,
             )
             run.model(folder / "export", step)
         run.tags({"dlkit.weights": training.weights_hash(model)})
