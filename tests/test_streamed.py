@@ -121,27 +121,25 @@ def test_shards_on_disk_are_the_set_in_memory(tmp_path: Path) -> None:
     x, y = pictures(90, side=12, channels=3)
     parts = {"train": range(70), "test": range(70, 90), "extra": range(3)}
 
-    with tfds.core.registered.skip_registering():
+    class Shapes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
 
-        class Shapes(tfds.core.GeneratorBasedBuilder):
-            VERSION = tfds.core.Version("1.0.0")
+        def _info(self) -> Any:
+            features = {
+                "image": tfds.features.Image(shape=(12, 12, 3)),
+                "label": tfds.features.ClassLabel(names=LABELS),
+            }
+            return tfds.core.DatasetInfo(
+                builder=self,
+                features=tfds.features.FeaturesDict(features),
+                supervised_keys=("image", "label"),
+            )
 
-            def _info(self) -> Any:
-                features = {
-                    "image": tfds.features.Image(shape=(12, 12, 3)),
-                    "label": tfds.features.ClassLabel(names=LABELS),
-                }
-                return tfds.core.DatasetInfo(
-                    builder=self,
-                    features=tfds.features.FeaturesDict(features),
-                    supervised_keys=("image", "label"),
-                )
+        def _split_generators(self, dl_manager: Any) -> Any:
+            return {name: self._generate_examples(rows) for name, rows in parts.items()}
 
-            def _split_generators(self, dl_manager: Any) -> Any:
-                return {name: self._generate_examples(rows) for name, rows in parts.items()}
-
-            def _generate_examples(self, rows: range) -> Any:
-                return ((i, {"image": x[i], "label": int(y[i])}) for i in rows)
+        def _generate_examples(self, rows: range) -> Any:
+            return ((i, {"image": x[i], "label": int(y[i])}) for i in rows)
 
     Shapes(data_dir=tmp_path).download_and_prepare(
         download_config=tfds.download.DownloadConfig(num_shards=3)

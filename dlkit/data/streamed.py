@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import struct
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +62,6 @@ class Records:
 
     def __init__(self, paths: Sequence[str]) -> None:
         self.paths = list(paths)
-        self.open = threading.local()
         found = [_offsets(path) for path in self.paths]
         self.file = np.repeat(np.arange(len(found)), [len(f) for f in found])
         self.place = np.concatenate(found) if found else np.zeros((0, 2), np.int64)
@@ -73,14 +71,13 @@ class Records:
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Return the bytes of records by number, object `(b,)`."""
-        handles = self.open.__dict__.setdefault("handles", {})
         result = np.empty(len(rows), object)
         for i, row in enumerate(rows.tolist()):
-            number = int(self.file[row])
-            if number not in handles:
-                handles[number] = open(self.paths[number], "rb")  # noqa: SIM115 (kept open)
             start, length = self.place[row].tolist()
-            result[i] = os.pread(handles[number].fileno(), length, start)
+            # Opened each time: a set may have more shards than a process may have open files.
+            with open(self.paths[self.file[row]], "rb", buffering=0) as file:
+                file.seek(start)
+                result[i] = file.read(length)
         return result
 
     def contents(self, rows: tf.Tensor) -> tf.Tensor:
@@ -249,7 +246,7 @@ class Streamed:
         """Return the name of the first image that cannot be read any more."""
         for row in rows:
             try:
-                self.store.read(tf.constant([row]))
+                self.store.read(tf.constant([row], tf.int64))
             except tf.errors.OpError:
                 return self.store.origin.names[row]
         return f"one of {len(rows)} images"
