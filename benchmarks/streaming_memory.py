@@ -54,7 +54,7 @@ def measure(count: int, side: int, stream: bool) -> dict[str, Any]:
         generate(Path(home, "images"), count, side)
         arguments = [
             *("image-classification", "train", "--data", "images/", "--model", "lenet"),
-            *("--epochs", "1", "--batch-size", str(BATCH), "--json"),
+            *("--epochs", "1", "--warmup", "0", "--batch-size", str(BATCH), "--json"),
             "--stream" if stream else "--no-stream",
         ]
         began = time.monotonic()
