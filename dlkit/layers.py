@@ -136,9 +136,12 @@ def adapt(model: keras.Model, images: Any) -> list[str]:
 
     Args:
         model: freshly built.
-        images: float32 `(n, h, w, c)`, preprocessed training images; a few thousand are enough.
+        images: float32 `(n, h, w, c)`, preprocessed training images, a few thousand are enough; or
+            a function that gives them, called only if there is such a layer.
     """
     fitted = [layer for layer in model.layers if isinstance(layer, PatchWhitening)]
+    if fitted and callable(images):
+        images = images()
     for layer in fitted:
         layer.adapt(np.asarray(images))
     return [layer.name for layer in fitted]

@@ -102,7 +102,7 @@ def test_copies_of_copies_and_of_other_classes() -> None:
     x = np.concatenate(
         [x, x[3:4], encoded_anew(x[3])[None], x[3:4], np.zeros((4, 32, 32, 1), np.uint8)]
     )
-    found = duplicates.traits(x)
+    found = duplicates.traits([x])
     assert [(p.first, p.second) for p in duplicates.exact(found)] == [
         (3, 40), (3, 42), (43, 44), (43, 45), (43, 46)
     ]  # fmt: skip

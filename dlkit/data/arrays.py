@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from dlkit.errors import DataError, nearest, one_of
 class Rows:
     """Rows of one given split before the missing splits are cut off."""
 
-    x: np.ndarray
+    x: Any  # uint8 (n, h, w, c): an array, or Streamed
     y: np.ndarray
     names: list[str]
     encoded: Callable[[int], bytes]
@@ -38,7 +38,7 @@ class Source:
     found: Found | None = None
 
 
-def from_arrays(x: np.ndarray, y: np.ndarray, name: str) -> Rows:
+def from_arrays(x: Any, y: np.ndarray, name: str) -> Rows:
     """Return rows of uint8 images; what a user would send of them is a PNG."""
 
     def encoded(i: int) -> bytes:
@@ -143,7 +143,11 @@ def _pixels(path: Path, key: str, x: np.ndarray) -> np.ndarray:
 
 
 def tfds_set(
-    name: str, data_dir: str | None, download: bool, wanted: tuple[int, int, int | None] | None
+    name: str,
+    data_dir: str | None,
+    download: bool,
+    wanted: tuple[int, int, int | None] | None,
+    stream: bool | None = None,
 ) -> Source:
     """Read a set of pairs of image and label from tensorflow-datasets.
 
@@ -152,12 +156,14 @@ def tfds_set(
         data_dir: where sets are kept; tensorflow-datasets' own default if None.
         download: whether a set that is not there may be downloaded and prepared.
         wanted: shape that the images are brought to; the set's own if None.
+        stream: leave the images in their shards; None: if they take over a quarter of the memory.
     Raises:
         DataError: no such set, none that classifies, or it cannot be prepared.
     """
     import tensorflow_datasets as tfds
 
     from dlkit.data.pixels import fit_image
+    from dlkit.data.streamed import STREAMED, streams
 
     try:
         builder = tfds.builder(name, data_dir=data_dir)
@@ -183,13 +189,24 @@ def tfds_set(
     side = wanted[:2] if wanted else (height, width)
     if None in side:
         raise DataError(f"--data tfds:{name}: its images differ in size; give --image-size")
-    shape = (*side, (wanted[2] if wanted else None) or channels or 3)
+    shape = (side[0], side[1], (wanted[2] if wanted else None) or channels or 3)
     source = Source({}, tuple(features[keys[1]].names))
-    for given in builder.info.splits:
-        if given not in SPLITS:
+    used = {}
+    for given, about in builder.info.splits.items():
+        if given in SPLITS:
+            used[given] = about
+        else:
             source.notes.append(f"the split '{given}' of tfds:{name} is not used")
-            continue
-        dataset = builder.as_dataset(split=given, as_supervised=True, shuffle_files=False)
+    if streams(sum(about.num_examples for about in used.values()), shape, stream):
+        source.notes.append(STREAMED)
+        from_shards(source, name, used, features, keys, shape)
+        used = {}
+    # One shard after the other, which is the order of from_shards too.
+    order = tfds.ReadConfig(interleave_cycle_length=1)
+    for given in used:
+        dataset = builder.as_dataset(
+            split=given, as_supervised=True, shuffle_files=False, read_config=order
+        )
         if (height, width, channels) != shape:
             dataset = dataset.map(lambda x, y: (fit_image(x, shape), y))
         pairs = list(dataset.batch(1024).as_numpy_iterator())
@@ -199,3 +216,63 @@ def tfds_set(
     if "train" not in source.rows:
         raise DataError(f"--data tfds:{name}: has no train split")
     return source
+
+
+def from_shards(
+    source: Source,
+    name: str,
+    used: Mapping[str, Any],
+    features: Any,
+    keys: tuple[str, str],
+    shape: tuple[int, int, int],
+) -> None:
+    """Give `source` the rows of splits whose images stay in their shards.
+
+    Args:
+        source: gets `rows`.
+        name: the set's name.
+        used: tensorflow-datasets' SplitInfo by the name that the set gives a split.
+        features: decodes a record.
+        keys: names of image and label in a record.
+        shape: what each image is brought to.
+    Raises:
+        DataError: the shards are no TFRecord files, or an image does not decode.
+    """
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    from dlkit.data.pixels import fit_image
+    from dlkit.data.streamed import Origin, Records, Store, Streamed
+
+    paths = {given: [str(path) for path in about.filepaths] for given, about in used.items()}
+    for path in (path for found in paths.values() for path in found):
+        if ".tfrecord" not in path:
+            raise DataError(f"--data tfds:{name}: {path} is no TFRecord file; only those stream")
+    records = Records([path for found in paths.values() for path in found])
+    names = [f"{name}/{given}[{i}]" for given, a in used.items() for i in range(a.num_examples)]
+    if len(records) != len(names):
+        raise DataError(
+            f"--data tfds:{name}: {len(records)} records in its shards, {len(names)} expected"
+        )
+
+    def decode(record: Any) -> Any:
+        return fit_image(features.deserialize_example(record)[keys[0]], shape)
+
+    def label(record: Any) -> Any:
+        skipped = {keys[0]: tfds.decode.SkipDecoding()}
+        return tf.cast(features.deserialize_example(record, decoders=skipped)[keys[1]], tf.int32)
+
+    store = Store(Origin(names, records.contents, decode, shape))
+    if not store.good.all():
+        broken = names[int(np.flatnonzero(~store.good)[0])]
+        raise DataError(f"--data tfds:{name}: {broken} does not decode")
+    store.keep()
+    rows = tf.data.Dataset.range(len(names)).batch(1024).map(records.contents)
+    y = rows.unbatch().map(label, num_parallel_calls=tf.data.AUTOTUNE).batch(1024)
+    numbers = np.concatenate(list(y.as_numpy_iterator()))
+    start = 0
+    for given, about in used.items():
+        at = np.arange(start, start + about.num_examples)
+        x = Streamed(store, at)
+        source.rows[SPLITS[given]] = from_arrays(x, numbers[at], f"{name}/{given}")
+        start += about.num_examples

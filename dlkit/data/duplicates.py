@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from dlkit.data.spec import digests
 
 # The lowest frequencies of each side that pictures are compared by, and those that are hashed.
 FREQUENCIES, HASHED = 10, 8
@@ -24,7 +25,8 @@ MOST_DISTANCE, SHARE, GROWTH = 0.3, 0.35, 0.15
 LOOK_ALIKES, SAMPLE = 10, 2000
 # Pictures with less contrast than this, in levels of 255, are blank: only equality is looked for.
 BLANK = 1.5
-CHUNK = 1024
+# Rows, and pixels, that are looked at together.
+CHUNK, PIXELS = 1024, 2**20
 
 
 @dataclass
@@ -57,33 +59,29 @@ class Pair:
     distance: float
 
 
-def digest(image: np.ndarray) -> bytes:
-    """Return 16 bytes that tell an image's pixels."""
-    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
-
-
-def traits(x: Any) -> Traits:
+def traits(parts: Sequence[Any]) -> Traits:
     """Look at every image once.
 
     Args:
-        x: uint8 `(n, h, w, c)`, an array or anything that gives arrays for slices.
+        parts: uint8 `(n, h, w, c)` each, arrays or rows on disk, taken end to end.
     """
-    n, height, width, channels = x.shape
-    side = min(FREQUENCIES, height, width)
+    _, height, width, channels = parts[0].shape
+    n, side = sum(map(len, parts)), min(FREQUENCIES, height, width)
     rows, columns = _cosines(height, side), _cosines(width, side)
     result = Traits(
-        np.empty(n, "V16"),
+        np.concatenate([digests(x) for x in parts]),
         np.empty((n, channels), np.float32),
         np.empty((n, side * side), np.float32),
         np.empty(n, np.float32),
         np.empty(n, np.uint64),
         side,
     )
+    step = max(1, min(CHUNK, PIXELS // (height * width)))
 
-    def look(start: int) -> None:
-        part = x[start : start + CHUNK]
-        at = slice(start, start + len(part))
-        result.digests[at] = [np.void(digest(image)) for image in part]
+    def look(item: tuple[int, Any, int]) -> None:
+        first, x, start = item
+        part = x[start : start + step]
+        at = slice(first + start, first + start + len(part))
         result.means[at] = part.mean((1, 2))
         grey = part[..., 0].astype(np.float32)
         if channels == 3:
@@ -94,8 +92,14 @@ def traits(x: Any) -> Traits:
         result.contrast[at] = np.sqrt((waves**2).sum((1, 2)) / (height * width))
         result.hashes[at] = _hash(waves[:, :HASHED, :HASHED])
 
+    firsts = np.cumsum([0, *map(len, parts)])
+    items = [
+        (int(first), x, start)
+        for first, x in zip(firsts, parts, strict=False)
+        for start in range(0, len(x), step)
+    ]
     with ThreadPoolExecutor() as pool:
-        list(pool.map(look, range(0, n, CHUNK)))
+        list(pool.map(look, items))
     return result
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -158,44 +159,50 @@ def unreadable(files: list[str], strict: bool, notes: list[str]) -> None:
 
 
 def decode(
-    files: Files, shape: tuple[int, int, int], strict: bool, notes: list[str], found: Found
-) -> dict[str, tuple[np.ndarray, np.ndarray, list[str]]]:
+    files: Files,
+    shape: tuple[int, int, int],
+    strict: bool,
+    notes: list[str],
+    found: Found,
+    stream: bool | None = None,
+) -> dict[str, tuple[Any, np.ndarray, list[str]]]:
     """Decode every file to uint8 `(n, h, w, c)`, leaving out those that do not decode.
 
+    Args:
+        files: file and class number, by split.
+        shape: what each image is brought to.
+        strict: refuse a file that does not decode.
+        notes: what should be said is added here.
+        found: files that do not decode are added here.
+        stream: leave the images on disk; None: if they take over a quarter of the memory.
+    Returns:
+        Images (an array, or `Streamed`), class numbers and file names, by split.
     Raises:
-        DataError: the pixels would not fit into memory, or a file does not decode and `strict`.
+        DataError: a file does not decode and `strict`, or none does.
     """
-    import tensorflow as tf
+    from dlkit.data.streamed import STREAMED, Store, Streamed, streams
+    from dlkit.data.streamed import files as origin
 
-    from dlkit.data.pixels import decode_image
-
-    need = sum(map(len, files.values())) * int(np.prod(shape))
-    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-    if need > free:
-        raise DataError(
-            f"--data: {need / 1e9:.1f} GB of pixels at {shape[0]} x {shape[1]}, more than half of "
-            "this machine's memory; give a smaller --image-size"
-        )
-
-    def pixels(item: tuple[str, int]) -> np.ndarray | None:
-        try:
-            return decode_image(tf.io.read_file(item[0]), shape).numpy()
-        except tf.errors.OpError:
-            return None
-
-    result, bad = {}, []
-    with ThreadPoolExecutor() as pool:
-        for name, items in files.items():
-            decoded = list(pool.map(pixels, items))
-            bad += [item[0] for item, x in zip(items, decoded, strict=True) if x is None]
-            kept = [(x, item) for x, item in zip(decoded, items, strict=True) if x is not None]
-            result[name] = (
-                np.stack([x for x, _ in kept]) if kept else np.zeros((0, *shape), np.uint8),
-                np.array([item[1] for _, item in kept], np.int32),
-                [item[0] for _, item in kept],
-            )
+    items = [item for rows in files.values() for item in rows]
+    names = [name for name, _ in items]
+    on_disk = streams(len(items), shape, stream)
+    store = Store(origin(names, shape), None if on_disk else len(items) * int(np.prod(shape)))
+    bad = [name for name, good in zip(names, store.good, strict=True) if not good]
     unreadable(bad, strict, notes)
     found.corrupt += bad
-    if not any(len(x) for x, _, _ in result.values()):
+    if len(bad) == len(items):
         raise DataError(f"--data: none of the {len(bad)} images can be decoded ({one_of(FORMATS)})")
+    whole = None
+    if on_disk:
+        store.keep()
+        notes.append(STREAMED)
+    else:
+        whole = store.whole()
+    result, start, held = {}, 0, 0
+    for split, rows in files.items():
+        at = start + np.flatnonzero(store.good[start : start + len(rows)])
+        x = Streamed(store, at) if whole is None else whole[held : held + len(at)]
+        kept = [items[i] for i in at]
+        result[split] = (x, np.array([y for _, y in kept], np.int32), [name for name, _ in kept])
+        start, held = start + len(rows), held + len(at)
     return result

@@ -9,7 +9,7 @@ import numpy as np
 
 from dlkit.data import arrays, folder, manifest, splits
 from dlkit.data.arrays import Rows, Source
-from dlkit.data.spec import Data, Spec, Split
+from dlkit.data.spec import Data, Spec, Split, joined, taken
 from dlkit.errors import DataError, nearest, one_of
 
 BUILT_IN = ("digits",)
@@ -95,6 +95,7 @@ def load_images(
     shape: tuple[int, int, int | None] | None = None,
     split_seed: int = 0,
     strict: bool = False,
+    stream: bool | None = None,
 ) -> Data:
     """Load an image source and split it.
 
@@ -109,13 +110,15 @@ def load_images(
             source's own, and None for all of it takes the commonest size.
         split_seed: decides the cut where the source has no validation or test split.
         strict: refuse a source with unreadable files instead of leaving them out.
+        stream: leave files, or the shards of a tfds set, on disk and decode as needed; None: if
+            they take over a quarter of the memory. Training sees the same batches either way.
     Returns:
         Data of uint8 `(n, h, w, c)`, channels 1 or 3, with a preprocessing layer that standardises
         each channel by the training split's mean and deviation.
     Raises:
         DataError: the source is missing, unreadable, empty, or has fewer than two classes.
     """
-    found = read(source, data_dir, download, shape, strict)
+    found = read(source, data_dir, download, shape, strict, stream)
     return _assemble(source, found, split_seed)
 
 
@@ -125,26 +128,31 @@ def read(
     download: bool = True,
     shape: tuple[int, int, int | None] | None = None,
     strict: bool = False,
+    stream: bool | None = None,
 ) -> Source:
     """Read a source with the splits it came with; see `load_images`."""
     kind = check_source(source, data_dir, download, training=False)
     if kind == "built-in":
         found = arrays.digits()
     elif kind == "tfds":
-        found = arrays.tfds_set(source.removeprefix("tfds:"), data_dir, download, shape)
+        found = arrays.tfds_set(source.removeprefix("tfds:"), data_dir, download, shape, stream)
     elif kind == "npz":
         found = arrays.npz(Path(source).expanduser())
     else:
         path = Path(source).expanduser()
         images = manifest.listed(path) if kind == "manifest" else folder.listed(path)
         common, files, labels, notes, about = folder.scan(source, images, shape, strict)
+        decoded = folder.decode(files, common, strict, notes, about, stream)
         rows = {
             name: Rows(x, y, names, lambda i, names=names: Path(names[i]).read_bytes())
-            for name, (x, y, names) in folder.decode(files, common, strict, notes, about).items()
+            for name, (x, y, names) in decoded.items()
         }
         found = Source(rows, labels, notes, about)
-    if shape is not None and kind in ("built-in", "npz"):
-        _bring_to(shape, found)
+    if kind in ("built-in", "npz"):
+        if stream:
+            found.notes.append("--stream is for files and tensorflow-datasets: this source is held")
+        if shape is not None:
+            _bring_to(shape, found)
     return found
 
 
@@ -176,7 +184,7 @@ def load_rows(
             )
     numbers = np.array([labels.index(label) for label in found.labels], np.int32)
     parts = [found.rows["test"]] if "test" in found.rows else list(found.rows.values())
-    x = np.concatenate([p.x for p in parts])
+    x = joined([p.x for p in parts])
     if not len(x):
         raise DataError(f"--data {source}: no images in it")
     y = numbers[np.concatenate([p.y for p in parts])]
@@ -256,7 +264,9 @@ def _assemble(source: str, found: Source, split_seed: int) -> Data:
 
 def _take(rows: Rows, at: np.ndarray) -> Rows:
     encoded = rows.encoded
-    return Rows(rows.x[at], rows.y[at], [rows.names[i] for i in at], lambda i: encoded(int(at[i])))
+    return Rows(
+        taken(rows.x, at), rows.y[at], [rows.names[i] for i in at], lambda i: encoded(int(at[i]))
+    )
 
 
 def _bring_to(shape: tuple[int, int, int | None], found: Source) -> None:

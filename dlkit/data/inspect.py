@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -135,8 +134,7 @@ def inspect_images(
     rows, said = cut(source, found, split_seed)
     rows = {name: rows[name] for name in SPLITS if name in rows}
     starts = np.cumsum([0, *(len(part.x) for part in rows.values())])
-    every = Joined([part.x for part in rows.values()])
-    traits = duplicates.traits(every)
+    traits = duplicates.traits([part.x for part in rows.values()])
 
     def twin(pair: duplicates.Pair) -> Twin:
         at = (pair.first, pair.second)
@@ -159,22 +157,6 @@ def inspect_images(
             f"images under {duplicates.FREQUENCIES} pixels a side are compared for equality"
         )
     return Inspection(source, found.labels, rows, given, about, exact, near, [*notes, *said])
-
-
-class Joined:
-    """Arrays of images end to end, which are read by slices and never put together."""
-
-    def __init__(self, parts: list[Any]) -> None:
-        self.parts = [part for part in parts if len(part)] or parts[:1]
-        self.shape = (sum(map(len, parts)), *parts[0].shape[1:])
-
-    def __getitem__(self, at: slice) -> np.ndarray:
-        start, stop, _ = at.indices(self.shape[0])
-        pieces = []
-        for part in self.parts:
-            pieces.append(part[max(0, start) : max(0, stop)])
-            start, stop = start - len(part), stop - len(part)
-        return np.concatenate(pieces)
 
 
 def _found(rows: Mapping[str, Rows]) -> Found:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+
+from dlkit.data.spec import digests
 
 SHARE = 0.1
 
@@ -32,7 +34,7 @@ def cut(y: np.ndarray, seed: int, parts: int) -> list[np.ndarray]:
     return [np.sort(np.concatenate(piece)) for piece in pieces]
 
 
-def duplicates(splits: Mapping[str, np.ndarray]) -> dict[tuple[str, str], int]:
+def duplicates(splits: Mapping[str, Any]) -> dict[tuple[str, str], int]:
     """Count rows of a later split whose bytes also stand in an earlier one.
 
     Returns:
@@ -42,7 +44,7 @@ def duplicates(splits: Mapping[str, np.ndarray]) -> dict[tuple[str, str], int]:
     seen: dict[str, set[bytes]] = {}
     found: dict[tuple[str, str], int] = {}
     for name, rows in splits.items():
-        hashes = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
+        hashes = [row.tobytes() for row in digests(rows)]
         for earlier, known in seen.items():
             count = sum(h in known for h in hashes)
             if count:

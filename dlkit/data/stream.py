@@ -23,7 +23,7 @@ def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def train_stream(
-    arrays: tuple[np.ndarray, ...],
+    arrays: tuple[Any, ...],
     prepare: Callable[..., tuple],
     *,
     batch_size: int,
@@ -34,7 +34,8 @@ def train_stream(
     """Stream training batches for ever, from a position.
 
     Args:
-        arrays: row-aligned arrays held in memory; batches are gathered from them.
+        arrays: row-aligned arrays, or rows on disk (`dlkit.data.streamed.Streamed`); batches are
+            gathered from them, the same ones from either.
         prepare: `(draw_seed, rows, *batch)` to what the model trains on, called on whole batches;
             `draw_seed` is int64 `(2,)`, `(seed, epoch * 2**32 + step)`; `rows` int64 `(b,)`, the
             numbers of the batch's rows.
@@ -54,7 +55,7 @@ def train_stream(
             yield at, first, order[first:]
             at, first = at + 1, 0
 
-    tensors = tuple(tf.constant(a) for a in arrays)
+    gathers = tuple(map(_gather, arrays))
 
     def batches(at: Any, first: Any, order: Any) -> tf.data.Dataset:
         numbers = tf.data.Dataset.range(first, steps)
@@ -63,9 +64,9 @@ def train_stream(
             tf.data.Dataset.from_tensor_slices(order),
         )
 
-    def gather(draw_seed: tf.Tensor, rows: tf.Tensor) -> tuple:
+    def batch(draw_seed: tf.Tensor, rows: tf.Tensor) -> tuple:
         rows = tf.ensure_shape(rows, (batch_size,))
-        return prepare(draw_seed, rows, *(tf.gather(t, rows) for t in tensors))
+        return prepare(draw_seed, rows, *(gather(rows) for gather in gathers))
 
     dataset: Any = tf.data.Dataset.from_generator(
         orders,
@@ -75,13 +76,28 @@ def train_stream(
             tf.TensorSpec((None, batch_size), tf.int64),
         ),
     )
-    dataset = dataset.flat_map(batches).map(gather, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = dataset.flat_map(batches).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
+def _gather(a: Any) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Return the function from row numbers to rows, within a TensorFlow function."""
+    if not isinstance(a, np.ndarray):
+        return a.gather
+    tensor = tf.constant(a)
+    return lambda rows: tf.gather(tensor, rows)
+
+
 def eval_stream(
-    arrays: tuple[np.ndarray, ...], prepare: Callable[..., tuple], *, batch_size: int
+    arrays: tuple[Any, ...], prepare: Callable[..., tuple], *, batch_size: int
 ) -> tf.data.Dataset:
     """Stream every row once, in order, the last batch short; `prepare` gets the batch alone."""
-    dataset = tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size)
+    if all(isinstance(a, np.ndarray) for a in arrays):
+        dataset = tf.data.Dataset.from_tensor_slices(arrays).batch(batch_size)
+    else:
+        gathers = tuple(map(_gather, arrays))
+        rows = tf.data.Dataset.range(len(arrays[0])).batch(batch_size)
+        dataset = rows.map(
+            lambda at: tuple(gather(at) for gather in gathers), num_parallel_calls=tf.data.AUTOTUNE
+        )
     return dataset.map(prepare, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)

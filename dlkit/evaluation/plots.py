@@ -45,7 +45,7 @@ def confusion(answer: np.ndarray, y: np.ndarray, labels: tuple[str, ...], path: 
 
 
 def mistakes(
-    x: np.ndarray, probabilities: np.ndarray, y: np.ndarray, labels: tuple[str, ...], path: Path
+    x: Any, probabilities: np.ndarray, y: np.ndarray, labels: tuple[str, ...], path: Path
 ) -> int:
     """Draw the wrong answers of which the model was surest, at most 25; return how many."""
     answer, confidence = probabilities.argmax(1), probabilities.max(1)

@@ -93,8 +93,8 @@ class ImageClassifier(tf.Module):
         }
 
 
-def classify(endpoint: Any, pixels: np.ndarray) -> np.ndarray:
-    """Return the probabilities of uint8 `(n, h, w, c)` through a `from_pixels` endpoint."""
+def classify(endpoint: Any, pixels: Any) -> np.ndarray:
+    """Return the probabilities of uint8 `(n, h, w, c)`, an array or rows on disk, through a `from_pixels` endpoint."""
     parts = [
         endpoint(pixels=tf.constant(pixels[i : i + 256]))["probabilities"].numpy()
         for i in range(0, len(pixels), 256)

@@ -10,8 +10,8 @@ from pipelines.commands import Commands, add_evaluate, add_export, add_predict, 
 from pipelines.image_classification.compare import compare_command
 from pipelines.image_classification.config import TASK, Config
 from pipelines.image_classification.evaluate import evaluate
-from pipelines.image_classification.find_rate import command as find_rate
 from pipelines.image_classification.explain import explain_command
+from pipelines.image_classification.find_rate import command as find_rate
 from pipelines.image_classification.inspect import command as inspect
 from pipelines.image_classification.predict import predict
 from pipelines.image_classification.result import show

@@ -36,6 +36,10 @@ class Config:
     )
     split_seed: int = option(0, "Seed of the cut into splits.", minimum=0, maximum=2**31 - 1)
     strict: bool = option(False, "Refuse a source with unreadable files.")
+    stream: bool | None = option(
+        None,
+        "Leave images on disk, decoded as needed; by itself if they take over a quarter of memory.",
+    )
     augment: str = option(
         "auto",
         "none, mirror, light, strong, or a list such as flip,crop=2,mixup; auto: light.",
@@ -121,4 +125,5 @@ def load(config: Config) -> Any:
         shape=(size, size, None) if size else None,
         split_seed=config.split_seed,
         strict=config.strict,
+        stream=config.stream,
     )

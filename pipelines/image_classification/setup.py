@@ -64,7 +64,7 @@ def compiled_model(config: Config, data: Any) -> tuple[Any, float]:
         jit_compile=False,  # XLA makes small nets slower on CPUs
     )
     # Layers that fit themselves to the data; a resumed run takes theirs from the checkpoint.
-    layers.adapt(model, data.preprocess(data.train.x[:5000].astype(np.float32)))
+    layers.adapt(model, lambda: data.preprocess(data.train.x[:5000].astype(np.float32)))
     return model, rate
 
 

@@ -43,6 +43,7 @@ def train(
 
     tracking.client()
     tf = load_tensorflow(keras=True)
+    import keras
 
     from dlkit import export, health, training
     from dlkit.data.stream import eval_stream
