@@ -60,7 +60,7 @@ def album(photos: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def batches(data: Data, epoch: int, step: int, count: int) -> list[tuple]:
+def batches(data: Data, epoch: int, step: int, count: int) -> list[Any]:
     def prepare(draw: Any, rows: Any, x: Any, y: Any) -> tuple:
         return draw, rows, data.preprocess(tf.cast(x, tf.float32)), y
 
@@ -97,7 +97,7 @@ def same(held: Data, on_disk: Data) -> None:
             for a, b in zip(one, two, strict=True):
                 np.testing.assert_array_equal(a, b)
 
-    def scored(data: Data) -> list[tuple]:
+    def scored(data: Data) -> list[Any]:
         rows = eval_stream((data.test.x, data.test.y), lambda x, y: (x, y), batch_size=4)
         return list(rows.as_numpy_iterator())
 
@@ -121,7 +121,7 @@ def test_shards_on_disk_are_the_set_in_memory(tmp_path: Path) -> None:
     x, y = pictures(90, side=12, channels=3)
     parts = {"train": range(70), "test": range(70, 90), "extra": range(3)}
 
-    class Shapes(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    class Shapes(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # pyright: ignore
         VERSION = tfds.core.Version("1.0.0")
 
         def _info(self) -> Any:
