@@ -248,7 +248,7 @@ class Streamed:
             try:
                 self.store.read(tf.constant([row], tf.int64))
             except tf.errors.OpError:
-                return str(self.store.origin.names[row])
+                return self.store.origin.names[int(row)]
         return f"one of {len(rows)} images"
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
