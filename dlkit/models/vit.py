@@ -82,9 +82,11 @@ class SelfAttention(layers.Layer):
         n, d = inputs.shape[1:]
         each = d // self.heads
         qkv = ops.matmul(inputs, self.kernel) + self.bias
-        qkv = ops.transpose(ops.reshape(qkv, (-1, n, 3, self.heads, each)), (2, 0, 3, 1, 4))
-        q, k, v = qkv[0] * each**-0.5, qkv[1], qkv[2]  # (b, heads, n, d / heads)
-        weights = ops.softmax(ops.matmul(q, ops.swapaxes(k, 2, 3)))  # (b, heads, n, n)
+        q, k, v = (
+            ops.transpose(ops.reshape(part, (-1, n, self.heads, each)), (0, 2, 1, 3))
+            for part in ops.split(qkv, 3, -1)
+        )  # (b, heads, n, d / heads)
+        weights = ops.softmax(ops.matmul(q * each**-0.5, ops.swapaxes(k, 2, 3)))  # (b, heads, n, n)
         taken = ops.transpose(ops.matmul(weights, v), (0, 2, 1, 3))
         return ops.matmul(ops.reshape(taken, (-1, n, d)), self.out_kernel) + self.out_bias
 
