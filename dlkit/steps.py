@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,34 @@ from dlkit.optimizers import scheduled_rate
 
 # Averaging every fifth step costs a fifth and averages as well.
 EMA_EVERY = 5
+
+
+@dataclasses.dataclass
+class Freeze:
+    """What is not trained at first: transfer learning in two phases.
+
+    Attributes:
+        layers: frozen for the first `steps`; their batch norms work in inference mode, and change
+            no statistics.
+        steps: after so many all is trained.
+        rate: factor on the learning rate from there on.
+    """
+
+    layers: list[Any]
+    steps: int
+    rate: float
+
+    def __post_init__(self) -> None:
+        self.layers = [layer for layer in self.layers if layer.trainable]
+
+    def holds(self, step: int) -> bool:
+        """Whether the layers are frozen at a step."""
+        return step < self.steps
+
+    def set(self, frozen: bool) -> None:
+        """Freeze the layers, or let them go; what was traced before has to be traced anew."""
+        for layer in self.layers:
+            layer.trainable = not frozen
 
 
 def train_loop(

@@ -84,6 +84,7 @@ def fit(
     ema: float | None = None,
     micro_batch: int | None = None,
     monitor_gradients: bool = False,
+    freeze: steps.Freeze | None = None,
     on_save: Callable[[], None] = lambda: None,
     quiet: bool = False,
 ) -> Position:
@@ -122,6 +123,9 @@ def fit(
             batches. Halved by itself where memory runs out.
         monitor_gradients: record each layer's gradient and activation after every epoch, see
             `health`; what is trained stays the same, bit for bit.
+        freeze: layers that are not trained at first; patience counts from when they are. Under a
+            time limit the number of steps is planned once all are trained, unless the limit comes
+            before that.
         on_save: called before each checkpoint: what was logged up to there must be safe by then,
             since a resumed run does not repeat it.
         quiet: show nothing.
@@ -251,6 +255,8 @@ def fit(
             best = [np.array(v) for v in model.variables]
         else:
             at.wait += 1
+        if freeze is not None and freeze.holds(at.step - 1):
+            at.wait = 0
         steps.put_back(held, model)
         good, at.good_step = now, at.step
         if at.step == at.total:
@@ -265,10 +271,18 @@ def fit(
         on_epoch(epoch, logs)
         return None
 
+    def plans_later() -> bool:
+        """Whether the layers now frozen will be trained within the limits: a step then costs more."""
+        if freeze is None or not freeze.holds(at.step):
+            return False
+        left = (freeze.steps - at.step) * pace.seconds / max(1, pace.steps)
+        in_time = time_limit is not None and spent() + left < time_limit
+        return in_time and (epochs is None or freeze.steps < epochs * steps_per_epoch)
+
     batches: Any = None
     started, before = time.monotonic(), at.seconds
     saved_at, chunk, traced, own_plan = started, 1, False, not resumed or at.total is None
-    pace, train = Pace(), trained_by()
+    pace, train, frozen = Pace(), trained_by(), False
     progress = Progress(quiet)
     good = good or state_now()
     try:
@@ -280,10 +294,18 @@ def fit(
             batches = iter(stream(*divmod(at.step, steps_per_epoch)))
             while at.finished is None:
                 left = steps_per_epoch - at.step % steps_per_epoch
+                factor = at.rate_factor
+                if freeze is not None:
+                    if frozen != freeze.holds(at.step):
+                        frozen = not frozen
+                        freeze.set(frozen)
+                        train, chunk, traced, pace = trained_by(), 1, False, Pace()
+                    left = min(left, freeze.steps - at.step) if frozen else left
+                    factor *= 1.0 if frozen else freeze.rate
                 if at.total is not None:
                     left = min(left, at.total - at.step)
                 count, began = min(chunk, left), time.monotonic()
-                line = tf.constant((*plan.schedule_line(at), at.rate_factor), tf.float64)
+                line = tf.constant((*plan.schedule_line(at), factor), tf.float64)
                 try:
                     train(batches, *(tf.constant(n, tf.int64) for n in (count, at.step)), line)
                     logs = results()
@@ -309,7 +331,8 @@ def fit(
                 traced = True
                 rate = count * batch_size / took
                 progress.update(at.step, at.total, logs, rate)
-                if at.total is None and pace.seconds > max(0.5, 0.04 * (time_limit or 0)):
+                enough = pace.seconds > max(0.5, 0.04 * (time_limit or 0))
+                if at.total is None and enough and not plans_later():
                     end = _cost_of_epoch_end(counters, validate, save)
                     plan.make_plan(at, pace, end, spent(), steps_per_epoch)
                     save()
@@ -333,6 +356,8 @@ def fit(
         # A stream that outlives Python's shutdown complains; an exception's frames would keep it.
         batches = None
         progress.close()
+        if frozen and freeze is not None:
+            freeze.set(False)
     for variable, value in zip(model.variables, best, strict=True):
         variable.assign(value)
     return at

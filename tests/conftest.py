@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made import LABELS, REAL_DATA, Done, pictures
+from made import LABELS, REAL_DATA, Done, pictures, runner
 
 from pipelines.cli import main
 
@@ -63,18 +63,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     shutil.copytree(empty_store, tmp_path / "mlruns")
     return tmp_path
-
-
-def runner(capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    """Give a function that runs a command line in this process."""
-
-    def run(*arguments: object) -> Done:
-        capfd.readouterr()
-        code = main([str(a) for a in arguments])
-        out, err = capfd.readouterr()
-        return Done(code, out, err)
-
-    return run
 
 
 @pytest.fixture

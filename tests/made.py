@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
+
+from pipelines.cli import main
 
 LABELS = ("cross", "stripe", "dot")
 REAL_DATA = Path(os.environ.get("DLKIT_TEST_DATA", "../shared/data"))
@@ -60,3 +64,15 @@ def patches(
         texture = (200, stripes[:, None], stripes[None, :])[label]
         image[row : row + size, column : column + size, 0] = texture
     return x.astype(np.uint8), y, corners
+
+
+def runner(capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Give a function that runs a command line in this process."""
+
+    def run(*arguments: object) -> Done:
+        capfd.readouterr()
+        code = main([str(a) for a in arguments])
+        out, err = capfd.readouterr()
+        return Done(code, out, err)
+
+    return run

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import runner
-from made import LABELS, Done, pictures
+from made import LABELS, Done, pictures, runner
 from PIL import Image
 
 from dlkit import export, tracking

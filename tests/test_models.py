@@ -68,6 +68,8 @@ TABLE = [
     Row(IMAGES, "vit-tiny", (224, 224, 3), 1000, 5_717_416 - 384, {"dim": 24, "depth": 2}),
     Row(IMAGES, "vit-small", (224, 224, 3), 1000, 22_050_664 - 768, {"dim": 24, "depth": 2}),
     Row(IMAGES, "vit-base", (224, 224, 3), 1000, 86_567_656 - 1_536, {"dim": 24, "depth": 2}),
+    # keras.io/api/applications: MobileNetV2. The other backbones are in test_transfer.py.
+    Row(IMAGES, "applications", (224, 224, 3), 1000, 3_538_984, {"backbone": "mobilenet"}),
     # Whitening 9 x 18 + 18; convolutions 9 x (18 x 32 + 32 x 32 + 32 x 64 + 64 x 64 + 64 x 128
     # + 128 x 128); 3 x 448 shifts and moving statistics; head 128 x 10.
     Row(IMAGES, "speednet", (28, 28, 1), 10, 180 + 290_880 + 1_344 + 1_280, {"dropout": 0.3}),

@@ -31,3 +31,12 @@ def standardise(images: Any) -> keras.Layer:
     return keras.layers.Rescaling(
         scale=(1 / deviation).tolist(), offset=(-mean / deviation).tolist(), name="standardise"
     )
+
+
+def raw() -> keras.Layer:
+    """Return the layer that leaves pixels as they are, for models that prepare them themselves.
+
+    Returns:
+        A layer from uint8 or float `(b, h, w, c)` in [0, 255] to float32 of the same values.
+    """
+    return keras.layers.Rescaling(1.0, name="raw")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from dlkit.errors import OptionError, SpecError, nearest, one_of
+from dlkit.models.backbones import BACKBONES
 from dlkit.models.layer_lists import CONV, DENSE, LayerList
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 MODELS: dict[str, dict[str, str]] = {
     "image-classification": {
+        "applications": "dlkit.models.applications:applications",
         "cnn": "dlkit.models.cnn:cnn",
         "googlenet": "dlkit.models.googlenet:googlenet",
         "lenet": "dlkit.models.lenet:lenet",
@@ -37,10 +39,13 @@ MODELS: dict[str, dict[str, str]] = {
         "vit": "dlkit.models.vit:vit",
     },
 }
+# Builders of models that take raw pixels in [0, 255] and prepare them themselves.
+RAW_PIXELS = {"applications"}
 # What an annotation may name; evaluated without any builtins.
 ANNOTATIONS = {
     "int": int, "float": float, "bool": bool, "str": str, "list": list, "tuple": tuple,
     "dict": dict, "Literal": Literal, "Any": Any, "ConvLayers": CONV, "DenseLayers": DENSE,
+    "Backbone": Literal[*BACKBONES],
 }  # fmt: skip
 
 
@@ -65,7 +70,7 @@ class Builder:
 
 
 def find(task: str, model: str) -> tuple[Builder, dict[str, Any]]:
-    """Find a builder by name, by `name-variant`, or by import string `package.module:function`.
+    """Find a builder by name, `name-variant`, `applications/NAME`, or `package.module:function`.
 
     Returns:
         The builder and the parameters that the name itself sets (`{"variant": 20}`, or none).
@@ -77,6 +82,14 @@ def find(task: str, model: str) -> tuple[Builder, dict[str, Any]]:
         return describe(model, names[model]), {}
     if ":" in model:
         return describe(model, model), {}
+    family, slash, name = model.partition("/")
+    if slash and family == "applications" and family in names:
+        if name not in BACKBONES:
+            raise OptionError(
+                f"--model: no backbone '{name}'{nearest(name, BACKBONES)}; "
+                f"accepted after applications/: {one_of(BACKBONES)}"
+            )
+        return describe(family, names[family]), {"backbone": name}
     base, _, variant = model.rpartition("-")
     known = set(names)
     for name, target in names.items():
@@ -86,8 +99,10 @@ def find(task: str, model: str) -> tuple[Builder, dict[str, Any]]:
             known.add(f"{name}-{value}")
             if name == base and str(value) == variant:
                 return builder, {"variant": value}
+    full = [f"applications/{each}" for each in BACKBONES] if "applications" in names else []
     raise OptionError(
-        f"--model: no model '{model}' for {task}{nearest(model, known)}; accepted: {one_of(known)}, "
+        f"--model: no model '{model}' for {task}{nearest(model, [*known, *full])}; "
+        f"accepted: {one_of(known)}, {'applications/NAME, ' if full else ''}"
         "or package.module:function"
     )
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 from dlkit.data.spec import Spec
 from dlkit.layers import BatchNormalization
@@ -101,12 +101,14 @@ def googlenet(
     small = max(spec.input_shape[:2]) < SMALL
     factor = width or (0.25 if small else 1.0)
 
+    def wide(filters: int) -> int:
+        return max(4, round(filters * factor / 4) * 4)
+
     def conv(
         x: keras.KerasTensor, filters: int, size: int, name: str, stride: int = 1
     ) -> keras.KerasTensor:
-        wide = max(4, round(filters * factor / 4) * 4)
-        x = layers.Conv2D(
-            wide,
+        return layers.Conv2D(
+            filters,
             size,
             stride,
             "same",
@@ -114,40 +116,53 @@ def googlenet(
             kernel_initializer="he_normal",
             name=f"{name}_conv",
         )(x)
+
+    def rectify(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
         if batch_norm:
             x = BatchNormalization(momentum=0.9, epsilon=1e-3, name=f"{name}_norm")(x)
         return layers.ReLU(name=f"{name}_relu")(x)
+
+    def convolved(
+        x: keras.KerasTensor, filters: int, size: int, name: str, stride: int = 1
+    ) -> keras.KerasTensor:
+        return rectify(conv(x, wide(filters), size, name, stride), name)
 
     def halve(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
         return layers.MaxPooling2D(3, 2, "same", name=name)(x) if max(x.shape[1:3]) > 1 else x
 
     def module(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
-        one, reduce3, three, reduce5, five, projection = MODULES[name]
+        # The three 1 x 1 convolutions of the input are one, and what is joined is normalised and
+        # rectified once: the same function in half as many passes.
+        one, reduce3, three, reduce5, five, projection = map(wide, MODULES[name])
+        joined = conv(x, one + reduce3 + reduce5, 1, f"{name}_1x1")
+        first, reduced = ops.split(joined, [one], axis=-1)
+        reduced = rectify(reduced, f"{name}_reduced")
+        for3, for5 = ops.split(reduced, [reduce3], axis=-1)
         pooled = layers.MaxPooling2D(3, 1, "same", name=f"{name}_pool")(x)
         paths = [
-            conv(x, one, 1, f"{name}_1x1"),
-            conv(conv(x, reduce3, 1, f"{name}_3x3_reduce"), three, 3, f"{name}_3x3"),
-            conv(conv(x, reduce5, 1, f"{name}_5x5_reduce"), five, 5, f"{name}_5x5"),
-            conv(pooled, projection, 1, f"{name}_pool_projection"),
+            first,
+            conv(for3, three, 3, f"{name}_3x3"),
+            conv(for5, five, 5, f"{name}_5x5"),
+            conv(pooled, projection, 1, f"{name}_projection"),
         ]
-        return layers.Concatenate(name=f"{name}_concat")(paths)
+        return rectify(layers.Concatenate(name=f"{name}_concat")(paths), name)
 
     def head(x: keras.KerasTensor, name: str) -> keras.KerasTensor:
         if min(x.shape[1:3]) >= 5:
             x = layers.AveragePooling2D(5, 3, name=f"{name}_pool")(x)
-        x = layers.Flatten(name=f"{name}_flatten")(conv(x, 128, 1, name))
+        x = layers.Flatten(name=f"{name}_flatten")(convolved(x, 128, 1, name))
         x = layers.Dense(round(1024 * factor), "relu", name=f"{name}_fc")(x)
         x = layers.Dropout(0.7, name=f"{name}_dropout")(x)
         return layers.Dense(spec.outputs, name=f"{name}_logits")(x)
 
     inputs = layers.Input(spec.input_shape, dtype=spec.dtype, name="pixels")
     if small:
-        x = halve(conv(inputs, 64, 3, "stem1"), "stem1_pool")
-        x = conv(x, 192, 3, "stem2")
+        x = halve(convolved(inputs, 64, 3, "stem1"), "stem1_pool")
+        x = convolved(x, 192, 3, "stem2")
     else:
-        x = halve(conv(inputs, 64, 7, "stem1", stride=2), "stem1_pool")
-        x = conv(x, 64, 1, "stem2_reduce")
-        x = halve(conv(x, 192, 3, "stem2"), "stem2_pool")
+        x = halve(convolved(inputs, 64, 7, "stem1", stride=2), "stem1_pool")
+        x = convolved(x, 64, 1, "stem2_reduce")
+        x = halve(convolved(x, 192, 3, "stem2"), "stem2_pool")
     heads = []
     for name in MODULES:
         x = module(x, name)

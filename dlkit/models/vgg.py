@@ -23,20 +23,21 @@ def vgg(
     filters: int | None = None,
     units: int | None = None,
     batch_norm: bool = True,
-    dropout: float = 0.5,
+    dropout: float | None = None,
 ) -> keras.Model:
     """VGG: five stages of 3 x 3 convolutions, each halved by max pooling, and two dense layers.
 
     Args:
-        spec: `input_shape` is `(height, width, channels)`, any size. Odd maps are pooled with their
-            edge, and a side of one pixel is not halved any further.
+        spec: `input_shape` is `(height, width, channels)`, any size; a map with a side of one pixel
+            is not pooled any further.
         variant: number of weighted layers.
         filters: width of the first stage; the next have 2, 4, 8 and 8 times as many. None: the
             paper's 64, but 32 where both sides are under 96 pixels.
         units: width of the two dense layers. None: the paper's 4096, but 256 where both sides are
             under 96 pixels.
         batch_norm: normalise after each convolution, which then has no bias.
-        dropout: fraction of each dense layer dropped in training, in [0, 1).
+        dropout: fraction of each dense layer dropped in training, in [0, 1). None: the paper's 0.5,
+            but 0.2 where both sides are under 96 pixels.
     Returns:
         A `keras.Model` from standardised float32 `(b, h, w, c)` to logits `(b, classes)`.
         At 224 x 224 x 3 and 1000 classes, without batch norm: 132,863,336 parameters (VGG-11),
@@ -49,6 +50,7 @@ def vgg(
     small = max(spec.input_shape[:2]) < SMALL
     filters = filters or (32 if small else 64)
     units = units or (256 if small else 4096)
+    dropout = (0.2 if small else 0.5) if dropout is None else dropout
     inputs = layers.Input(spec.input_shape, dtype=spec.dtype, name="pixels")
     x = inputs
     for stage, (depth, width) in enumerate(zip(CONVOLUTIONS[variant], WIDTHS, strict=True), 1):
@@ -64,8 +66,8 @@ def vgg(
             if batch_norm:
                 x = BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"norm{stage}_{i}")(x)
             x = layers.ReLU(name=f"relu{stage}_{i}")(x)
-        if max(x.shape[1:3]) > 1:
-            x = layers.MaxPooling2D(2, padding="same", name=f"pool{stage}")(x)
+        if min(x.shape[1:3]) > 1:
+            x = layers.MaxPooling2D(2, name=f"pool{stage}")(x)
     x = layers.Flatten(name="flatten")(x)  # (b, 8 * filters * positions)
     for i in (6, 7):
         x = layers.Dense(units, "relu", kernel_initializer="he_normal", name=f"fc{i}")(x)

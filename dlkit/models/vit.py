@@ -10,7 +10,7 @@ from dlkit.errors import SpecError
 
 # dim, depth, heads. Base: Dosovitskiy et al. 2021, table 1. Tiny and small: Touvron et al. 2021,
 # arXiv:2012.12877, table 1. Micro is ours, for small images on CPUs.
-VARIANTS = {"micro": (96, 6, 3), "tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
+VARIANTS = {"micro": (64, 6, 4), "tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
 # Images with a longer side under this get patches of about an eighth of it.
 SMALL = 96
 EPSILON = 1e-6
@@ -82,9 +82,11 @@ class SelfAttention(layers.Layer):
         n, d = inputs.shape[1:]
         each = d // self.heads
         qkv = ops.matmul(inputs, self.kernel) + self.bias
-        qkv = ops.transpose(ops.reshape(qkv, (-1, n, 3, self.heads, each)), (2, 0, 3, 1, 4))
-        q, k, v = qkv[0] * each**-0.5, qkv[1], qkv[2]  # (b, heads, n, d / heads)
-        weights = ops.softmax(ops.matmul(q, ops.swapaxes(k, 2, 3)))  # (b, heads, n, n)
+        q, k, v = (
+            ops.transpose(ops.reshape(part, (-1, n, self.heads, each)), (0, 2, 1, 3))
+            for part in ops.split(qkv, 3, -1)
+        )  # (b, heads, n, d / heads)
+        weights = ops.softmax(ops.matmul(q * each**-0.5, ops.swapaxes(k, 2, 3)))  # (b, heads, n, n)
         taken = ops.transpose(ops.matmul(weights, v), (0, 2, 1, 3))
         return ops.matmul(ops.reshape(taken, (-1, n, d)), self.out_kernel) + self.out_bias
 
@@ -114,7 +116,7 @@ def vit(
 
     Args:
         spec: `input_shape` is `(height, width, channels)`.
-        variant: gives `dim`, `depth` and `heads` where they are None: micro 96, 6, 3 (for small
+        variant: gives `dim`, `depth` and `heads` where they are None: micro 64, 6, 4 (for small
             images), tiny 192, 12, 3, small 384, 12, 6, base 768, 12, 12.
         patch_size: side of a square patch, in pixels; both sides of the image divide by it. None:
             16, but an eighth of the longer side (rounded up) where both are under 96 pixels, and an

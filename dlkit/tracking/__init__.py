@@ -8,6 +8,7 @@ from dlkit.tracking.delivery import sync
 from dlkit.tracking.find import (
     artifact,
     best_child,
+    checkpoint_of,
     children,
     config_of,
     export_directory,
@@ -41,6 +42,7 @@ __all__ = [
     "artifact",
     "best_child",
     "checkpoint_folder",
+    "checkpoint_of",
     "children",
     "client",
     "config_of",

@@ -226,6 +226,12 @@ def register(ref: str, target: str) -> str:
     return f"models:/{name}/{version.version}"
 
 
+def checkpoint_of(task: str, ref: str) -> Path | None:
+    """Return the checkpoint of a run, or None where it was ended before its first."""
+    path = checkpoint_folder(find_run(ref, task, finished=False).info.run_id) / "checkpoint.npz"
+    return path if path.is_file() else None
+
+
 def config_of(run: str) -> dict[str, Any]:
     """Return a run's resolved config, from its checkpoint folder or from the store."""
     local = checkpoint_folder(run) / "config.json"

@@ -11,6 +11,7 @@ from dlkit.options import option
 TASK = "image-classification"
 DEFAULT_EPOCHS = 60
 DEFAULT_PATIENCE = 20
+DEFAULT_FREEZE_EPOCHS = 2
 
 # Where a family of models trains better otherwise than by the defaults; chosen on validation.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -47,6 +48,22 @@ class Config:
     )
     model: str = option("resnet", "A name from `dlkit models`, or package.module:function.")
     params: dict = option({}, "A parameter of the model; may be repeated.")
+    weights: str | None = option(
+        None,
+        "Weights to start from: imagenet (for applications/NAME), none, or a file: .keras, "
+        ".weights.h5, .h5, a run's checkpoint.npz.",
+        shown="imagenet for applications/NAME, else none",
+        metavar="WEIGHTS",
+    )
+    freeze_epochs: int | None = option(
+        None,
+        "Epochs in which the head alone is trained.",
+        minimum=0,
+        shown=f"{DEFAULT_FREEZE_EPOCHS} for applications/NAME with weights, else 0",
+    )
+    fine_tune_rate: float = option(
+        0.1, "Factor on the learning rate after --freeze-epochs.", above=0, maximum=1
+    )
     seed: int = option(
         0, "Seed of weights, order, dropout, augmentation.", minimum=0, maximum=2**31 - 1
     )
@@ -127,3 +144,32 @@ def load(config: Config) -> Any:
         strict=config.strict,
         stream=config.stream,
     )
+
+
+def fit_to_model(config: Config, data: Any) -> Any:
+    """Return the data as the config's model takes them: some prepare raw pixels themselves."""
+    from dlkit import models
+    from dlkit.data.preprocess import raw
+
+    if models.find(TASK, config.model)[0].name in models.RAW_PIXELS:
+        return dataclasses.replace(data, preprocess=raw())
+    return data
+
+
+def starting_weights(config: Config, resume: bool = False) -> tuple[str, int]:
+    """Return what `--weights` and `--freeze-epochs` come to for the config's model.
+
+    A resumed run has its weights already, and no file is asked for.
+
+    Raises:
+        OptionError: weights that the model does not take, or a file that is not there.
+    """
+    from dlkit import models
+    from dlkit.weights import IMAGENET, NONE, check_weights
+
+    application = models.find(TASK, config.model)[0].name == "applications"
+    weights = config.weights or (IMAGENET if application else NONE)
+    if not resume:
+        check_weights(weights, application)
+    default = DEFAULT_FREEZE_EPOCHS if application and weights != NONE else 0
+    return weights, default if config.freeze_epochs is None else config.freeze_epochs

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from dlkit.errors import OptionError
-from pipelines.image_classification.config import TASK, Config
+from pipelines.image_classification.config import TASK, Config, starting_weights
 
 
-def checked(config: Config) -> dict[str, Any]:
+def checked(config: Config, resume: bool = False) -> dict[str, Any]:
     """Return every parameter of the model.
 
     What a person may have mistyped is told here, before anything heavy is loaded.
@@ -24,6 +24,7 @@ def checked(config: Config) -> dict[str, Any]:
     policy(config.augment)
     builder, implied = models.find(TASK, config.model)
     params = models.check_params(builder, {**implied, **config.params})
+    starting_weights(config, resume)
     check_source(config.data, config.data_dir, config.download)
     if config.micro_batch is not None and config.micro_batch > config.batch_size:
         raise OptionError(

@@ -14,7 +14,9 @@ from pipelines.image_classification.config import (
     DEFAULT_PATIENCE,
     TASK,
     Config,
+    fit_to_model,
     load,
+    starting_weights,
 )
 from pipelines.image_classification.result import outcome
 from pipelines.image_classification.setup import checked, compiled_model, training_stream
@@ -34,7 +36,8 @@ def train(
     """
     began = time.monotonic()
 
-    params = checked(config)
+    params = checked(config, resume is not None)
+    weights_from, frozen_epochs = starting_weights(config, resume is not None)
 
     from dlkit import tracking
     from dlkit.data.policy import WHY, policy, written
@@ -51,10 +54,12 @@ def train(
     from dlkit.evaluation.calibration import calibrate
     from dlkit.evaluation.report import classification_report
     from dlkit.export.images import ImageClassifier, classify, held_out, logits
+    from dlkit.steps import Freeze
+    from dlkit.weights import head_layers, load_weights
 
     # Data.
     told = quiet or data is not None
-    data = load(config) if data is None else data
+    data = fit_to_model(config, load(config) if data is None else data)
     changes = policy(config.augment, data.kind)
     say(data.describe(), told)
     named = config.augment in ("auto", "mirror", "light", "strong")
@@ -64,6 +69,8 @@ def train(
 
     # Model.
     model, rate = compiled_model(config, data)
+    if weights_from != "none" and (resume is None or not tracking.checkpoint_of(TASK, resume)):
+        say(load_weights(model, weights_from, params.get("backbone")), quiet)
 
     # Run.
     if resume is None:
@@ -97,6 +104,11 @@ def train(
         epochs, patience = config.epochs, config.patience
         if config.time_limit is None:
             epochs, patience = epochs or DEFAULT_EPOCHS, patience or DEFAULT_PATIENCE
+        steps_per_epoch, freeze = len(data.train) // batch_size, None
+        if frozen_epochs:
+            body = [layer for layer in model.layers if layer not in head_layers(model)]
+            freeze = Freeze(body, frozen_epochs * steps_per_epoch, config.fine_tune_rate)
+            say(f"the head alone is trained for {frozen_epochs} epochs", quiet)
         position = training.fit(
             model,
             stream,
@@ -105,7 +117,7 @@ def train(
                 lambda x, y: (data.preprocess(tf.cast(x, tf.float32)), y),
                 batch_size=256,
             ),
-            steps_per_epoch=len(data.train) // batch_size,
+            steps_per_epoch=steps_per_epoch,
             batch_size=batch_size,
             epochs=epochs,
             time_limit=config.time_limit,
@@ -117,6 +129,7 @@ def train(
             ema=config.ema,
             micro_batch=config.micro_batch,
             monitor_gradients=config.monitor_gradients,
+            freeze=freeze,
             path=folder / "checkpoint.npz",
             on_epoch=run.metrics,
             on_save=run.flush,
@@ -131,7 +144,7 @@ def train(
             run.tags({"dlkit.health": found["health"]["words"]})
         if position.notes:
             run.tags({"dlkit.went_back": "; ".join(position.notes)})
-        if position.step < len(data.train) // batch_size:
+        if position.step < steps_per_epoch:
             say(f"note: the time limit left room for {position.step} steps, not one epoch", quiet)
 
         # Calibrate.
