@@ -118,7 +118,9 @@ def overlay(
         axes.imshow(shown if not place else image.mean(-1), cmap="gray", vmin=0, vmax=255)
         axes.set_axis_off()
         if place:
-            drawn = axes.imshow(heat, cmap="RdBu_r", vmin=-reach, vmax=reach, alpha=0.6)
+            # Where there is little evidence, the image shows through.
+            strength = 0.15 + 0.65 * np.clip(np.abs(heat) / reach, 0, 1)
+            drawn = axes.imshow(heat, cmap="RdBu_r", vmin=-reach, vmax=reach, alpha=strength)
             figure.colorbar(drawn, ax=axes, shrink=0.8)
             if peak is not None:
                 axes.plot(peak[1], peak[0], "o", mfc="none", mec="black", ms=12)
