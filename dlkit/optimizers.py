@@ -83,7 +83,7 @@ def scheduled_rate(
             Topin 2018, arXiv:1708.07120), which rises over the first 30 % of the steps from a 25th
             of the peak and then falls like a cosine, and has no other warm-up; or "constant".
         peak: the rate after warm-up.
-        warmup: steps over which the rate rises linearly from zero.
+        warmup: steps over which the rate rises linearly from zero; at most a tenth of `total`.
         step: int64 scalar, from 0.
         total: int64 scalar.
     """
@@ -93,9 +93,12 @@ def scheduled_rate(
         rise = 0.04 + 0.96 * 0.5 * (1.0 - tf.cos(math.pi * tf.minimum(share / 0.3, 1.0)))
         fall = 0.5 * (1.0 + tf.cos(math.pi * tf.maximum(share - 0.3, 0.0) / 0.7))
         return peak * rise * fall
-    rise = tf.minimum(1.0, (done + 1.0) / max(1.0, float(warmup)))
-    span = tf.maximum(1.0, tf.cast(total, tf.float32) - warmup)
-    share = tf.clip_by_value((done - warmup) / span, 0.0, 1.0)
+    # Where there are few steps, a tenth of them: the rate must still come down.
+    whole = tf.cast(total, tf.float32)
+    warm = tf.minimum(float(warmup), whole / 10.0)
+    rise = tf.minimum(1.0, (done + 1.0) / tf.maximum(1.0, warm))
+    span = tf.maximum(1.0, whole - warm)
+    share = tf.clip_by_value((done - warm) / span, 0.0, 1.0)
     fall = {
         "cosine": 0.5 * (1.0 + tf.cos(math.pi * share)),
         "linear": 1.0 - share,

@@ -115,6 +115,13 @@ def schedule_line(at: Position) -> tuple[float, float, float]:
     return at.origin[1] - slope * at.origin[0], slope, length
 
 
+def measured(at: Position, pace: Pace, spent: float) -> bool:
+    """Whether a plan can be made: steps were measured, or a tenth of the limit went by around them."""
+    assert at.time_limit is not None
+    enough = pace.seconds > max(0.5, 0.04 * at.time_limit)
+    return enough or (pace.steps > 0 and spent > 0.1 * at.time_limit)
+
+
 def make_plan(at: Position, pace: Pace, end_seconds: float, spent: float, per_epoch: int) -> None:
     """Turn the time limit into a number of steps, from what a step and an epoch's end cost."""
     at.step_seconds, at.epoch_seconds = pace.seconds / pace.steps, end_seconds

@@ -331,8 +331,7 @@ def fit(
                 traced = True
                 rate = count * batch_size / took
                 progress.update(at.step, at.total, logs, rate)
-                enough = pace.seconds > max(0.5, 0.04 * (time_limit or 0))
-                if at.total is None and enough and not plans_later():
+                if at.total is None and plan.measured(at, pace, spent()) and not plans_later():
                     end = _cost_of_epoch_end(counters, validate, save)
                     plan.make_plan(at, pace, end, spent(), steps_per_epoch)
                     save()
