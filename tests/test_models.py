@@ -61,9 +61,9 @@ TABLE = [
     Row(IMAGES, "vgg-19", (224, 224, 3), 1000, 143_667_240 + 3 * 5_504, {}),
     # Szegedy et al. 2014, table 1: 6.8 M; three more for each of 7,280 filters.
     Row(IMAGES, "googlenet", (224, 224, 3), 1000, 6_998_552 + 3 * 7_280, {"auxiliary": True}),
-    # 49 patches: 16 x 96 + 96, 49 x 96, six blocks of 111,648, 192, 970.
-    Row(IMAGES, "vit", (28, 28, 1), 10, 678_538, {"depth": 2}),
-    Row(IMAGES, "vit-micro", (28, 28, 1), 10, 678_538, {"depth": 1, "pooling": "class-token"}),
+    # 49 patches: 16 x 64 + 64, 49 x 64, six blocks of 49,984, 128, 650.
+    Row(IMAGES, "vit", (28, 28, 1), 10, 304_906, {"depth": 2}),
+    Row(IMAGES, "vit-micro", (28, 28, 1), 10, 304_906, {"depth": 1, "pooling": "class-token"}),
     # As published with a class token, which the mean needs no position for: 2 x dim less.
     Row(IMAGES, "vit-tiny", (224, 224, 3), 1000, 5_717_416 - 384, {"dim": 24, "depth": 2}),
     Row(IMAGES, "vit-small", (224, 224, 3), 1000, 22_050_664 - 768, {"dim": 24, "depth": 2}),
