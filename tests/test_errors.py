@@ -36,7 +36,10 @@ def runs_left(dlkit: Run) -> str:
         (["image-clasification", "train"], ["did you mean 'image-classification'?"]),
         (["image-classification", "trian"], ["did you mean 'train'?"]),
         ([*TRAIN, "--modle", "mlp"], ["--modle", "--model"]),
-        ([*TRAIN, "--model", "lenett"], ["did you mean 'lenet'?", "accepted: applications, cnn, googlenet"]),
+        (
+            [*TRAIN, "--model", "lenett"],
+            ["did you mean 'lenet'?", "accepted: applications, cnn, googlenet"],
+        ),
         ([*TRAIN, "--data", "digit"], ["did you mean 'digits'?"]),
         ([*TRAIN, "--data", "tfds:mnits", "--no-download"], ["tfds:mnits: not prepared"]),
         ([*TRAIN, "--data", "nowhere/"], ["no file or folder nowhere/"]),

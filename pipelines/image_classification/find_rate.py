@@ -11,7 +11,13 @@ import click
 
 from dlkit.errors import DataError, OptionError
 from dlkit.options import options_of, resolve
-from pipelines.image_classification.config import TASK, Config, load
+from pipelines.image_classification.config import (
+    TASK,
+    Config,
+    fit_to_model,
+    load,
+    starting_weights,
+)
 from pipelines.image_classification.setup import checked, compiled_model, training_stream
 
 RATE = click.FloatRange(0, min_open=True)
@@ -52,7 +58,7 @@ def find_rate(
 ) -> dict[str, Any]:
     """Run the test on a fresh model and draw it; see `dlkit.find_rate.range_test`."""
     began = time.monotonic()
-    checked(config)
+    params, (weights, _) = checked(config), starting_weights(config)
     if lowest >= highest:
         raise OptionError(f"--from: got {lowest:g}; accepted: a rate below --to, {highest:g}")
     try:
@@ -66,10 +72,13 @@ def find_rate(
     load_tensorflow(keras=True)
     from dlkit.evaluation import plots
     from dlkit.find_rate import RULE, range_test
+    from dlkit.weights import load_weights
 
-    data = load(config)
+    data = fit_to_model(config, load(config))
     say(data.describe(), quiet)
     model, _ = compiled_model(config, data)
+    if weights != "none":
+        say(load_weights(model, weights, params.get("backbone")), quiet)
     stream, _ = training_stream(config, data)
     found = range_test(
         model,
