@@ -36,7 +36,10 @@ def runs_left(dlkit: Run) -> str:
         (["image-clasification", "train"], ["did you mean 'image-classification'?"]),
         (["image-classification", "trian"], ["did you mean 'train'?"]),
         ([*TRAIN, "--modle", "mlp"], ["--modle", "--model"]),
-        ([*TRAIN, "--model", "lenett"], ["did you mean 'lenet'?", "accepted: applications, cnn, googlenet"]),
+        (
+            [*TRAIN, "--model", "lenett"],
+            ["did you mean 'lenet'?", "accepted: applications, cnn, googlenet"],
+        ),
         ([*TRAIN, "--data", "digit"], ["did you mean 'digits'?"]),
         ([*TRAIN, "--data", "tfds:mnits", "--no-download"], ["tfds:mnits: not prepared"]),
         ([*TRAIN, "--data", "nowhere/"], ["no file or folder nowhere/"]),
@@ -153,7 +156,7 @@ def test_a_loss_that_is_no_number_ends_the_run_as_failed(dlkit: Run, npz: Path) 
     done = dlkit(
         *TRAIN, "--data", npz, "--model", "mlp", "--optimizer", "sgd", "--learning-rate", "1e30"
     )
-    refused(done, "loss is", "smaller --learning-rate")
+    refused(done, "training diverged", "loss is nan", "smaller --learning-rate")
     assert '"status": "FAILED"' in runs_left(dlkit)
 
 
