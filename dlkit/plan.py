@@ -12,6 +12,9 @@ REVISED_AT = (0.5, 0.75, 0.9)
 # A smaller miss of the limit is left alone: so a steady machine keeps its first plan.
 TOLERANCE = 0.01
 
+# The least share of the limit that a revised plan leaves for the end of the schedule.
+LANDING = 0.02
+
 
 @dataclasses.dataclass
 class Position:
@@ -118,13 +121,13 @@ def schedule_line(at: Position) -> tuple[float, float, float]:
 def measured(at: Position, pace: Pace, spent: float) -> bool:
     """Whether a plan can be made: steps were measured, or a tenth of the limit went by around them."""
     assert at.time_limit is not None
-    enough = pace.seconds > max(0.5, 0.04 * at.time_limit)
-    return enough or (pace.steps > 0 and spent > 0.1 * at.time_limit)
+    enough = pace.seconds + pace.end_seconds > max(0.5, 0.04 * at.time_limit)
+    return pace.steps > 0 and (enough or spent > 0.1 * at.time_limit)
 
 
-def make_plan(at: Position, pace: Pace, end_seconds: float, spent: float, per_epoch: int) -> None:
+def make_plan(at: Position, pace: Pace, spent: float, per_epoch: int) -> None:
     """Turn the time limit into a number of steps, from what a step and an epoch's end cost."""
-    at.step_seconds, at.epoch_seconds = pace.seconds / pace.steps, end_seconds
+    at.step_seconds, at.epoch_seconds = pace.seconds / pace.steps, pace.end_seconds / pace.ends
     at.total = _steps_within_limit(at, spent, per_epoch)
     at.schedule_total = float(at.total)
 
@@ -156,6 +159,9 @@ def revise(
     if pace.ends:
         at.epoch_seconds = pace.end_seconds / pace.ends
     total = _steps_within_limit(at, spent, per_epoch)
+    # However late it is, the rate needs some steps to come down.
+    landing = math.ceil(LANDING * at.time_limit / _per_step(at, per_epoch))
+    total = max(total, min(at.step + landing, at.total))
     if abs(total - at.total) * _per_step(at, per_epoch) <= tolerance * at.time_limit:
         return False
     reached, slope, _ = schedule_line(at)

@@ -282,7 +282,7 @@ def fit(
     batches: Any = None
     started, before = time.monotonic(), at.seconds
     saved_at, chunk, traced, own_plan = started, 1, False, not resumed or at.total is None
-    pace, train, frozen = Pace(), trained_by(), False
+    pace, train, validated, frozen = Pace(), trained_by(), False, False
     progress = Progress(quiet)
     good = good or state_now()
     try:
@@ -332,8 +332,9 @@ def fit(
                 rate = count * batch_size / took
                 progress.update(at.step, at.total, logs, rate)
                 if at.total is None and plan.measured(at, pace, spent()) and not plans_later():
-                    end = _cost_of_epoch_end(counters, validate, save)
-                    plan.make_plan(at, pace, end, spent(), steps_per_epoch)
+                    if not pace.ends:
+                        pace.end(_cost_of_epoch_end(counters, validate))
+                    plan.make_plan(at, pace, spent(), steps_per_epoch)
                     save()
                     pace = Pace()
                 elif own_plan and plan.due(at, spent()):
@@ -343,7 +344,9 @@ def fit(
                 if at.step % steps_per_epoch == 0 or at.step == at.total:
                     began = time.monotonic()
                     trouble = end_epoch(logs, rate)
-                    pace.end(time.monotonic() - began)
+                    if validated:  # the first time traces
+                        pace.end(time.monotonic() - began)
+                    validated = True
                     if trouble is not None:
                         diverged(trouble)
                         continue
@@ -370,15 +373,12 @@ def weights_hash(model: keras.Model) -> str:
     return digest.hexdigest()
 
 
-def _cost_of_epoch_end(
-    counters: list[Any], validate: Callable[[], None], save: Callable[[], None]
-) -> float:
-    """Time one validation and one checkpoint, leaving the running epoch's metrics as they were."""
+def _cost_of_epoch_end(counters: list[Any], validate: Callable[[], None]) -> float:
+    """Time one validation, leaving the running epoch's metrics as they were."""
     values = [np.array(v) for v in counters]
     validate()  # traces
     began = time.monotonic()
     validate()
     for variable, value in zip(counters, values, strict=True):
         variable.assign(value)
-    save()
     return time.monotonic() - began

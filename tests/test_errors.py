@@ -156,7 +156,7 @@ def test_a_loss_that_is_no_number_ends_the_run_as_failed(dlkit: Run, npz: Path) 
     done = dlkit(
         *TRAIN, "--data", npz, "--model", "mlp", "--optimizer", "sgd", "--learning-rate", "1e30"
     )
-    refused(done, "loss is", "smaller --learning-rate")
+    refused(done, "training diverged", "loss is nan", "smaller --learning-rate")
     assert '"status": "FAILED"' in runs_left(dlkit)
 
 

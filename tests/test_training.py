@@ -306,8 +306,7 @@ def test_a_machine_that_changes_its_speed_ends_at_the_limit(
 
 def test_a_revised_plan_goes_on_from_the_rate_it_has() -> None:
     at = Position(step=100, time_limit=100.0)
-    pace = Pace(steps=100, seconds=10.0)
-    plan.make_plan(at, pace, end_seconds=1.0, spent=15.0, per_epoch=50)
+    plan.make_plan(at, Pace(100, 10.0, 1, 1.0), spent=15.0, per_epoch=50)
     # 84 seconds for 50 steps in 5 and an end in 1, over and over.
     assert at.total == at.schedule_total == 100 + 14 * 50
     at.step = 300
@@ -327,4 +326,8 @@ def test_a_revised_plan_goes_on_from_the_rate_it_has() -> None:
     assert plan.revise(at, Pace(), 60.0, 50, tolerance=0.0)
     assert at.total < shorter
     assert reached(plan.schedule_line(at), 250) == pytest.approx(250)
+    assert reached(plan.schedule_line(at), at.total) == pytest.approx(800)
+    at.step = at.total - 20
+    assert plan.revise(at, Pace(), 99.9, 50)  # hardly any time: the rate comes down even so
+    assert at.total == at.step + 10
     assert reached(plan.schedule_line(at), at.total) == pytest.approx(800)
