@@ -125,6 +125,7 @@ def test_the_report_tells_of_both_sides_of_calibration(tmp_path: Path) -> None:
     assert sizes[0] > 1.5 * sizes[1]
 
 
+@pytest.mark.slow
 def test_an_overtrained_run_is_calibrated_and_its_export_answers_so(dlkit: Run) -> None:
     x, y = pictures(900, side=8, seed=3)
     noisy = np.random.default_rng(0).random(900) < 0.3

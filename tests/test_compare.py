@@ -302,6 +302,7 @@ def test_parameters_go_to_the_models_that_have_them() -> None:
     assert not any(name.startswith("applications") for name in families)
 
 
+@pytest.mark.slow
 def test_ctrl_c_prints_what_finished_and_resume_goes_on(dlkit: Run, small: Path) -> None:
     log = tracking.Run.metrics
 

@@ -265,7 +265,7 @@ def there(
     capfd: pytest.CaptureFixture[str],
 ) -> Run:
     """Run a command line beside the convolutional run."""
-    from conftest import runner
+    from made import runner
 
     monkeypatch.chdir(patched[0])
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

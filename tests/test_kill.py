@@ -39,7 +39,13 @@ def line_of(process: subprocess.Popen) -> str:
     return process.stderr.readline()
 
 
-@pytest.mark.parametrize("more", [[], EVERYTHING], ids=["lenet", "everything"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param([], id="lenet", marks=pytest.mark.slow),
+        pytest.param(EVERYTHING, id="everything"),
+    ],
+)
 def test_a_killed_run_ends_as_the_whole_one(
     dlkit: Callable[..., Done], here: Path, npz: Path, more: list[str]
 ) -> None:

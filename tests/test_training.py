@@ -287,6 +287,7 @@ class Slow:
         return tf.data.Dataset.range(10**9).map(batch)
 
 
+@pytest.mark.slow  # by the clock, which other work can spoil
 @pytest.mark.parametrize(("fast", "slow"), [(0.004, 0.012), (0.012, 0.004)])
 def test_a_machine_that_changes_its_speed_ends_at_the_limit(
     tmp_path: Path, fast: float, slow: float

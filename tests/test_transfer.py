@@ -350,6 +350,7 @@ def test_patience_waits_for_the_whole_net(tmp_path: Path) -> None:
     assert len(run.seen) - 1 > 6
 
 
+@pytest.mark.slow
 def test_a_time_limit_is_planned_once_all_is_trained(tmp_path: Path) -> None:
     run = Trained(tmp_path / "c.npz", epochs=None, time_limit=6.0)
     run.fit(frozen_epochs=3)
@@ -362,6 +363,7 @@ def test_a_time_limit_is_planned_once_all_is_trained(tmp_path: Path) -> None:
     assert changed(alone.seen[0][0], alone.seen[-1][0]) == {"logits"}
 
 
+@pytest.mark.slow
 def test_fine_tuning_end_to_end(dlkit: Callable[..., Done], here: Path, npz: Path) -> None:
     """From a saved backbone, in two phases, to an export that takes raw pixels."""
     spec = Spec((12, 12, 1), 7)
