@@ -150,11 +150,11 @@ def test_the_third_time_is_the_last(tmp_path: Path, rate: float) -> None:
 
 def test_it_goes_back_to_the_end_of_the_last_good_epoch(tmp_path: Path) -> None:
     """A rate that rises: the second epoch diverges, and the first stays as it was logged."""
-    # After 10 steps of warm-up the rate is at its peak of 1.9; their mean loss is still small.
-    _, at, logged = fit(linear, tmp_path / "c.npz", 1.9, warmup=20)
+    # The warm-up takes two epochs: in the first the rate stays below 1, in the second it does not.
+    _, at, logged = fit(linear, tmp_path / "c.npz", 1.9, warmup=20, epochs=20)
     assert at.retries == 1
     assert "went back to the end of epoch 1" in at.notes[0]
-    assert [epoch for epoch, _ in logged] == [1, 2, 3, 4]
+    assert [epoch for epoch, _ in logged] == list(range(1, 21))
     assert logged[0][1]["learning_rate"] == pytest.approx(0.95)
     assert logged[1][1]["learning_rate"] == pytest.approx(0.95)
 
@@ -164,7 +164,7 @@ def test_it_goes_back_to_the_end_of_the_last_good_epoch(tmp_path: Path) -> None:
 def test_killed_around_a_recovery_it_ends_in_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int, rate: float, warmup: int
 ) -> None:
-    whole, at, logged = fit(linear, tmp_path / "whole.npz", rate, warmup=warmup)
+    whole, at, logged = fit(linear, tmp_path / "whole.npz", rate, warmup=warmup, epochs=20)
     assert at.retries > 0
     with monkeypatch.context() as patch:
         # A checkpoint after every few steps, at other steps than the whole run's.
@@ -172,8 +172,8 @@ def test_killed_around_a_recovery_it_ends_in_the_same_weights(
         patch.setattr(training, "CHUNK_SECONDS", 0.0)
         kill_after(saves, patch)
         with pytest.raises(KeyboardInterrupt):
-            fit(linear, tmp_path / "parts.npz", rate, warmup=warmup)
-    parts, again, rest = fit(linear, tmp_path / "parts.npz", rate, warmup=warmup)
+            fit(linear, tmp_path / "parts.npz", rate, warmup=warmup, epochs=20)
+    parts, again, rest = fit(linear, tmp_path / "parts.npz", rate, warmup=warmup, epochs=20)
     assert parts == whole
     assert again.retries == at.retries
     assert rest[-1][1]["loss"] == logged[-1][1]["loss"]
