@@ -43,6 +43,9 @@ ROWS = {
     "fashion-speednet": Row("tfds:fashion_mnist", "speednet", "10m", 0.942, ("--tta",)),
     "fashion-vit": Row("tfds:fashion_mnist", "vit", "10m"),
     "mnist-cnn": Row("tfds:mnist", "cnn", "10m", 0.995),
+    # Shorter ones.
+    "fashion_mnist-lenet-5m": Row("tfds:fashion_mnist", "lenet", "5m", 0.90),
+    "mnist-lenet-3m": Row("tfds:mnist", "lenet", "3m", 0.99),
 }
 
 
