@@ -76,7 +76,7 @@ TABLE = [
 ]
 # The variants repeat the code of the first, and deep nets take minutes to trace.
 DEEP = {"resnet-32", "resnet-44", "resnet-56", "resnet-18", "resnet-34", "resnet-50"}
-DEEP |= {"applications"} | {
+DEEP |= {"applications", "vgg", "vit"} | {
     "resnet-20",
     "googlenet",
     "vgg-11",
