@@ -29,10 +29,14 @@ class BatchNormalization(keras.layers.BatchNormalization):
         import tensorflow as tf
 
         channels = inputs.shape[-1]
+        gamma, beta = (
+            tf.cast(v, tf.float32) if given else None
+            for v, given in ((self.gamma, self.scale), (self.beta, self.center))
+        )
         y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=inputs,
-            scale=ops.convert_to_tensor(self.gamma) if self.scale else tf.ones((channels,)),
-            offset=ops.convert_to_tensor(self.beta) if self.center else tf.zeros((channels,)),
+            scale=gamma if self.scale else tf.ones((channels,)),
+            offset=beta if self.center else tf.zeros((channels,)),
             mean=tf.zeros((0,)),
             variance=tf.zeros((0,)),
             epsilon=self.epsilon,

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from dlkit.errors import TrainingError
 from dlkit.optimizers import scheduled_rate
+from dlkit.precision import computing_in
 
 # Averaging every fifth step costs a fifth and averages as well.
 EMA_EVERY = 5
@@ -53,6 +54,7 @@ def train_loop(
     averages: list[tf.Variable],
     ema: float | None,
     micro_batch: int | None,
+    precision: str = "float32",
 ) -> Callable[..., None]:
     """Return a traced function that trains on `count` batches.
 
@@ -67,7 +69,8 @@ def train_loop(
             reached = line[0] + line[1] * tf.cast(step + i, tf.float64)
             rate = scheduled_rate(schedule, learning_rate, warmup, reached, line[2])
             model.optimizer.learning_rate.assign(rate * tf.cast(line[3], tf.float32))
-            step_on(next(batches))
+            with computing_in(model, precision):
+                step_on(next(batches))
             if ema is not None and (step + i + 1) % EMA_EVERY == 0:
                 _average(averages, model, ema, step + i)
 

@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,6 +85,8 @@ def fit(
     micro_batch: int | None = None,
     monitor_gradients: bool = False,
     freeze: steps.Freeze | None = None,
+    precision: str = "float32",
+    carried: Sequence[Any] = (),
     on_save: Callable[[], None] = lambda: None,
     quiet: bool = False,
 ) -> Position:
@@ -111,8 +113,8 @@ def fit(
             than 1 %. A resumed run keeps the number that it finds.
         schedule, learning_rate, warmup: see `scheduled_rate`.
         patience: epochs without a better `monitor` before training ends, or None for never.
-        monitor: validation metric that picks the best epoch, larger being better; equals are told
-            apart by the validation loss.
+        monitor: validation metric that picks the best epoch, larger being better but of "loss";
+            equals are told apart by the validation loss.
         path: the checkpoint file. Written at the start, every 30 seconds, when the plan changes, on
             SIGINT or SIGTERM, and at the end.
         on_epoch: called as `(epoch from 1, logs)` after each epoch.
@@ -126,6 +128,9 @@ def fit(
         freeze: layers that are not trained at first; patience counts from when they are. Under a
             time limit the number of steps is planned once all are trained, unless the limit comes
             before that.
+        precision: what the layers compute in, see `precision`.
+        carried: variables of the training run that are not the model's, such as the state that
+            recurrent layers carry from batch to batch.
         on_save: called before each checkpoint: what was logged up to there must be safe by then,
             since a resumed run does not repeat it.
         quiet: show nothing.
@@ -151,7 +156,7 @@ def fit(
     model.reset_metrics()
     counters = list(model.metrics_variables)
     # The optimiser belongs to a compiled model but not to its variables.
-    live = [*model.variables, *optimizer.variables, *counters]
+    live = [*model.variables, *optimizer.variables, *counters, *carried]
     averages = (
         [tf.Variable(v, trainable=False) for v in steps.floats(model)] if ema is not None else []
     )
@@ -178,6 +183,7 @@ def fit(
             averages=averages,
             ema=ema,
             micro_batch=at.micro_batch,
+            precision=precision,
         )
 
     @tf.function
@@ -249,7 +255,8 @@ def fit(
         if not logs["val_loss"] <= DIVERGED_VALIDATION * first:  # or not a number
             return f"the validation loss is {logs['val_loss']:.3g}; training began at {first:.3g}"
         epoch = math.ceil(at.step / steps_per_epoch)
-        score = (logs[f"val_{monitor}"], -logs["val_loss"])
+        better = -1.0 if monitor == "loss" else 1.0
+        score = (better * logs[f"val_{monitor}"], -logs["val_loss"])
         if at.best is None or score > at.best:
             at.best, at.best_epoch, at.wait = score, epoch, 0
             best = [np.array(v) for v in model.variables]

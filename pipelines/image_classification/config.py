@@ -9,6 +9,7 @@ from typing import Any
 from dlkit.options import option
 
 TASK = "image-classification"
+DEFAULT_MODEL = "resnet"
 DEFAULT_EPOCHS = 60
 DEFAULT_PATIENCE = 20
 DEFAULT_FREEZE_EPOCHS = 2
@@ -18,7 +19,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Without convolutions a moved image is another one: mirrored alone it trains better.
     "mlp": {"batch_size": 128, "augment": "mirror"},
     "cnn": {"batch_size": 128, "ema": 0.998},
+    "googlenet": {"optimizer": "muon", "batch_size": 128, "ema": 0.998},
     "speednet": {"batch_size": 128, "ema": 0.998},
+    "vgg": {"batch_size": 128, "ema": 0.998},
 }
 
 
@@ -46,7 +49,7 @@ class Config:
         "none, mirror, light, strong, or a list such as flip,crop=2,mixup; auto: light.",
         metavar="LIST",
     )
-    model: str = option("resnet", "A name from `dlkit models`, or package.module:function.")
+    model: str = option(DEFAULT_MODEL, "A name from `dlkit models`, or package.module:function.")
     params: dict = option({}, "A parameter of the model; may be repeated.")
     weights: str | None = option(
         None,
@@ -79,6 +82,11 @@ class Config:
         "Most images in memory at once; gradients of a step are accumulated.",
         minimum=1,
         shown="a whole batch, halved where memory runs out",
+    )
+    precision: str = option(
+        "float32",
+        "What the layers compute in while training; weights and answers stay float32.",
+        choices=("float32", "bfloat16"),
     )
     optimizer: str = option("adamw", "Optimiser.", choices=("adamw", "muon", "rmsprop", "sgd"))
     learning_rate: float | None = option(
@@ -126,7 +134,7 @@ class Config:
     @staticmethod
     def presets(values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the defaults of the model's family."""
-        model = values.get("model", "")
+        model = values.get("model", DEFAULT_MODEL)
         return PRESETS.get(model) or PRESETS.get(model.rpartition("-")[0]) or {}
 
 

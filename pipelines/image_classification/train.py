@@ -130,6 +130,7 @@ def train(
             micro_batch=config.micro_batch,
             monitor_gradients=config.monitor_gradients,
             freeze=freeze,
+            precision=config.precision,
             path=folder / "checkpoint.npz",
             on_epoch=run.metrics,
             on_save=run.flush,
