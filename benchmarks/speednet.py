@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from results_file import RESULTS, ROOT, row
-from train_throughput import torch_python
+from sides import torch_python
 
 TORCH_SCRIPT = ROOT / "benchmarks" / "peers" / "torch_speednet.py"
 SIDES = {

@@ -20,20 +20,18 @@ import functools
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import sides
 from results_file import RESULTS, ROOT, row
+from sides import Side, torch_python
 
 TORCH_SCRIPT = ROOT / "benchmarks" / "peers" / "torch_throughput.py"
-TORCH_HOME = ROOT / ".peer-torch"
-TORCH_PACKAGES = ("torch==2.13.0", "numpy")
 
 SETTINGS: dict[str, Any] = {
     "batch_size": 64,
@@ -285,66 +283,15 @@ def keras_resnet_20(keras: Any) -> Any:
 # The measuring.
 
 
-def torch_python() -> Path:
-    """Return the Python of PyTorch's own environment, which is made on first use."""
-    python = TORCH_HOME / "bin" / "python"
-    made = TORCH_HOME / "packages.txt"
-    wanted = " ".join(TORCH_PACKAGES)
-    if not made.exists() or made.read_text() != wanted:
-        print(f"making {TORCH_HOME.name} with {wanted}", file=sys.stderr)
-        venv.create(TORCH_HOME, clear=True, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *TORCH_PACKAGES], check=True)
-        made.write_text(wanted)
-    return python
-
-
-class Side:
-    """A process that trains one net one way, and measures when asked."""
-
-    def __init__(self, side: str, job: dict[str, Any]) -> None:
-        script = [torch_python(), TORCH_SCRIPT] if side == "torch" else [sys.executable, __file__]
-        self.name = f"{job['net']} {side} {job['variant']}"
-        # TensorFlow's start-up chatter is of interest only where the process fails.
-        self.errors = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115
-        self.process = subprocess.Popen(
-            [*map(str, script), json.dumps({"side": side, **job})],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-        )
-        self.about = self.read()
-        if self.about["parameters"] != PARAMETERS[job["net"]]:
-            raise SystemExit(f"{self.name} has {self.about['parameters']} parameters")
-
-    def read(self) -> dict[str, Any]:
-        assert self.process.stdout
-        line = self.process.stdout.readline()
-        if not line:
-            status = self.process.wait()
-            self.errors.seek(0)
-            raise SystemExit(f"{self.errors.read()}\n{self.name} ended with status {status}")
-        return json.loads(line)
-
-    def measure(self) -> dict[str, Any]:
-        assert self.process.stdin
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
-        return self.read()
-
-    def close(self) -> None:
-        """Let the process end by itself: the end of its input tells it to."""
-        self.process.communicate()
-        self.errors.close()
-
-
 @contextlib.contextmanager
 def started(side: str, job: dict[str, Any]) -> Iterator[Side]:
-    process = Side(side, job)
-    try:
+    """Start one side of a row, whose net must be the net."""
+    script = [torch_python(), TORCH_SCRIPT] if side == "torch" else [sys.executable, __file__]
+    name = f"{job['net']} {side} {job['variant']}"
+    with sides.started(name, script, {"side": side, **job}) as process:
+        if process.about["parameters"] != PARAMETERS[job["net"]]:
+            raise SystemExit(f"{name} has {process.about['parameters']} parameters")
         yield process
-    finally:
-        process.close()
 
 
 def rate(measured: dict[str, Any]) -> float:

@@ -22,6 +22,8 @@ class Muon(keras.optimizers.Muon):
     """
 
     def _should_use_adamw(self, variable: Any) -> bool:
+        if "bias" in variable.path:  # a GRU has two in one matrix
+            return True
         if len(variable.shape) == 4:
             return any(name in variable.path for name in self.exclude_layers)
         return super()._should_use_adamw(variable)
@@ -42,7 +44,11 @@ LEARNING_RATES = {"adamw": 2e-3, "muon": 2e-3, "rmsprop": 1e-3, "sgd": 0.05}
 
 
 def make_optimizer(
-    name: str, learning_rate: float, weight_decay: float = 0.0, clip_norm: float | None = None
+    name: str,
+    learning_rate: float,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+    beta_2: float = 0.999,
 ) -> keras.optimizers.Optimizer:
     """Return a Keras optimiser.
 
@@ -52,6 +58,7 @@ def make_optimizer(
         learning_rate: peak rate; `fit` sets the rate of each step.
         weight_decay: decoupled decay of kernels; biases and norms are left alone.
         clip_norm: largest global norm of the gradient, or None.
+        beta_2: decay of AdamW's second moments.
     """
     common: dict[str, Any] = {
         "learning_rate": learning_rate,
@@ -59,10 +66,16 @@ def make_optimizer(
         "global_clipnorm": clip_norm,
     }
     if name == "adamw":
-        optimizer = keras.optimizers.AdamW(**{**common, "weight_decay": weight_decay})
+        optimizer = keras.optimizers.AdamW(
+            beta_2=beta_2, **{**common, "weight_decay": weight_decay}
+        )
     elif name == "muon":
         decay = {"weight_decay": weight_decay, "adam_weight_decay": weight_decay}
-        optimizer = Muon(exclude_layers=["logits", "head"], **{**common, **decay})
+        optimizer = Muon(
+            exclude_layers=["logits", "head", "positions"],
+            adam_beta_2=beta_2,
+            **{**common, **decay},
+        )
     elif name == "sgd":
         optimizer = keras.optimizers.SGD(momentum=0.9, nesterov=True, **common)
     elif name == "rmsprop":

@@ -26,7 +26,7 @@ def load_tensorflow(keras: bool = False) -> Any:
                 f"KERAS_BACKEND is '{backend}'; dlkit trains with 'tensorflow': unset the variable"
             )
     if "tensorflow" not in sys.modules:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         with silent_stderr():
             import tensorflow as tf
 

@@ -18,6 +18,10 @@ COMMANDS = {
         "pipelines.image_classification:commands",
         "Classify images: train, compare, evaluate, predict, export.",
     ),
+    "text-generation": (
+        "pipelines.text_generation:commands",
+        "Generate text: train, evaluate, generate, export.",
+    ),
     "serve": ("pipelines.serve:serve", "Serve exported models over HTTP."),
     "runs": ("pipelines.runs:runs", "List, show, compare, register and deliver runs."),
     "models": ("pipelines.models:models", "List the models of each task, or one's parameters."),

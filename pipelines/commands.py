@@ -15,7 +15,7 @@ import click
 from dlkit.errors import OptionError, nearest, one_of
 from dlkit.options import check_keys, options_of, resolve
 
-GROWING = ("epochs", "time_limit")
+GROWING = ("epochs", "steps", "time_limit")
 
 
 class Commands(click.Group):
@@ -51,7 +51,7 @@ def add_train(
 
 
 def grown(config: type, resume: str, given: Mapping[str, Any], file: str | None) -> Any:
-    """Return a run's own config with `--epochs` and `--time-limit` perhaps larger.
+    """Return a run's own config with `--epochs`, `--steps` and `--time-limit` perhaps larger.
 
     Raises:
         OptionError: another option is given, or one of the two is smaller than the run's.
@@ -61,8 +61,9 @@ def grown(config: type, resume: str, given: Mapping[str, Any], file: str | None)
     others = [k for k, v in given.items() if v not in (None, ()) and k not in GROWING]
     if file or others:
         name = "config" if file else others[0].replace("_", "-")
+        growing = [f"--{n.replace('_', '-')}" for n in GROWING if n in given]
         raise OptionError(
-            f"--resume takes the run's own --{name}; only --epochs and --time-limit may grow"
+            f"--resume takes the run's own --{name}; only {' and '.join(growing)} may grow"
         )
     from dlkit import tracking
 
@@ -73,12 +74,14 @@ def grown(config: type, resume: str, given: Mapping[str, Any], file: str | None)
             f"--resume: {run} is a comparison; go on with: dlkit {task} compare --resume {run[:8]}"
         )
     values = check_keys(tracking.config_of(run), config, f"config of run {run}")
+    planned = [n for n in GROWING if values.get(n) is not None]
     for name in GROWING:
-        if given[name] is not None:
+        if given.get(name) is not None:
             if values[name] is None:
-                other = next(n for n in GROWING if n != name).replace("_", "-")
+                other = " and ".join(f"--{n.replace('_', '-')}" for n in planned)
                 raise OptionError(
-                    f"--resume: the run was planned by --{other}, which alone may grow"
+                    f"--resume: the run was planned by {other or 'its defaults'}, which alone may "
+                    "grow"
                 )
             if given[name] < values[name]:
                 flag = name.replace("_", "-")

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from made import LABELS, pictures
+from test_text_models import TABLE as TEXT_TABLE
+from test_text_models import TEXT
 
 from dlkit import checkpoint, export, layers, models, optimizers, training
 from dlkit.data import Data, Spec, Split
@@ -161,7 +163,8 @@ def fit(row: Row, path: Path, epochs: int) -> keras.Model:
 
 
 def test_every_model_has_a_row_and_every_row_a_model() -> None:
-    assert names() == {(row.task, row.model) for row in TABLE}
+    rows = {(row.task, row.model) for row in TABLE} | {(TEXT, row.model) for row in TEXT_TABLE}
+    assert names() == rows
 
 
 def count(model: str, shape: tuple[int, int, int], classes: int, **params: Any) -> int:

@@ -33,6 +33,7 @@ def save(
     requests: Requests,
     expected: Requests,
     about: Mapping[str, Any],
+    assets: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Write `directory/1`, check it in a fresh process without dlkit, and describe it.
 
@@ -43,6 +44,7 @@ def save(
         requests: held-out raw rows by endpoint and input name.
         expected: the trained model's answers to them, by endpoint and output name.
         about: more entries of the manifest (model, run, labels, ...).
+        assets: text of more files in `assets.extra/`, by name.
     Returns:
         The manifest.
     Raises:
@@ -78,6 +80,8 @@ def save(
                 "python": ".".join(map(str, sys.version_info[:3])),
             },
         }
+        for name, text in (assets or {}).items():
+            (target / MANIFEST).with_name(name).write_text(text, encoding="utf-8")
         manifest["files"] = checksums(target)
         path = target / MANIFEST
         path.write_text(json.dumps(manifest, indent=1), encoding="utf-8")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from dlkit.errors import OptionError, SpecError, nearest, one_of
 from dlkit.models.backbones import BACKBONES
-from dlkit.models.layer_lists import CONV, DENSE, LayerList
+from dlkit.models.layer_lists import CONV, DENSE, RNN, TRANSFORMER, LayerList
 
 if TYPE_CHECKING:
     import keras
@@ -38,6 +38,12 @@ MODELS: dict[str, dict[str, str]] = {
         "vgg": "dlkit.models.vgg:vgg",
         "vit": "dlkit.models.vit:vit",
     },
+    "text-generation": {
+        "gru": "dlkit.models.rnn:gru",
+        "lstm": "dlkit.models.rnn:lstm",
+        "simple-rnn": "dlkit.models.rnn:simple_rnn",
+        "transformer": "dlkit.models.transformer:transformer",
+    },
 }
 # Builders of models that take raw pixels in [0, 255] and prepare them themselves.
 RAW_PIXELS = {"applications"}
@@ -45,6 +51,7 @@ RAW_PIXELS = {"applications"}
 ANNOTATIONS = {
     "int": int, "float": float, "bool": bool, "str": str, "list": list, "tuple": tuple,
     "dict": dict, "Literal": Literal, "Any": Any, "ConvLayers": CONV, "DenseLayers": DENSE,
+    "RnnLayers": RNN, "TransformerLayers": TRANSFORMER,
     "Backbone": Literal[*BACKBONES],
 }  # fmt: skip
 
@@ -90,14 +97,13 @@ def find(task: str, model: str) -> tuple[Builder, dict[str, Any]]:
                 f"accepted after applications/: {one_of(BACKBONES)}"
             )
         return describe(family, names[family]), {"backbone": name}
-    base, _, variant = model.rpartition("-")
     known = set(names)
     for name, target in names.items():
         builder = describe(name, target)
         parameter = builder.signature.parameters.get("variant")
         for value in get_args(parameter.annotation) if parameter else ():
             known.add(f"{name}-{value}")
-            if name == base and str(value) == variant:
+            if model == f"{name}-{value}":
                 return builder, {"variant": value}
     full = [f"applications/{each}" for each in BACKBONES] if "applications" in names else []
     raise OptionError(
@@ -250,9 +256,9 @@ def build(
     """
     builder, implied = find(task, model)
     net = builder.load()(spec, **check_params(builder, {**implied, **(params or {})}))
-    if tuple(net.output_shape[1:]) != (spec.outputs,):
+    wanted = (None, spec.outputs) if task == "text-generation" else (spec.outputs,)
+    if tuple(net.output_shape[1:]) != wanted:
         raise SpecError(
-            f"{model} gives outputs of shape {tuple(net.output_shape[1:])}; "
-            f"the data needs ({spec.outputs},)"
+            f"{model} gives outputs of shape {tuple(net.output_shape[1:])}; the data needs {wanted}"
         )
     return net

@@ -13,6 +13,8 @@ from dlkit.errors import OptionError, nearest, one_of
 # What the builders' annotations mean to a type checker.
 ConvLayers = list[dict[str, Any]]
 DenseLayers = list[dict[str, Any]]
+RnnLayers = list[dict[str, Any]]
+TransformerLayers = list[dict[str, Any]]
 
 ACTIVATIONS = ("relu", "leaky_relu", "sigmoid", "tanh", "gelu", "silu", "elu", "selu", "linear")
 INITIALIZERS = (
@@ -114,3 +116,13 @@ CONV = LayerList(
     ("filters",),
 )
 DENSE = LayerList("list of dense layers", {"units": _whole(1), **COMMON}, ("units",))
+RNN = LayerList(
+    "list of recurrent layers",
+    {"cell": _name(("simple-rnn", "lstm", "gru")), "units": _whole(1), "dropout": _number(0, 1)},
+    ("units",),
+)
+TRANSFORMER = LayerList(
+    "list of transformer blocks",
+    {"heads": _whole(1), "mlp_ratio": _number(0.25, float("inf")), "dropout": _number(0, 1)},
+    ("heads",),
+)

@@ -1,0 +1,52 @@
+"""What `train` and `evaluate` answer: as JSON, and laid out for a terminal."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from pipelines.text_generation.config import TASK
+
+
+def outcome(report: dict, path: Path, export: Path, began: float) -> dict[str, Any]:
+    """Return what `--json` prints of a report."""
+    names = ("run", "task", "model", "data", "split", "metrics", "intervals")
+    return {
+        **{name: report[name] for name in names},
+        "baselines": {name: each["metrics"] for name, each in report["baselines"].items()},
+        "report": path,
+        "export": export,
+        "seconds": round(time.monotonic() - began, 2),
+    }
+
+
+def show(result: dict[str, Any]) -> str:
+    """Lay a result out for a terminal, with what to type next."""
+    from dlkit.evaluation.text import table
+
+    report = json.loads(Path(result["report"]).read_text(encoding="utf-8"))
+    short = result["run"][:8]
+    sample = report["samples"][1]
+    return "\n".join(
+        [
+            f"{result['model']} on {result['data']}, {report['characters']:,} {report['split']} "
+            "characters, 95 % intervals",
+            table(report),
+            f"the model {report['verdict']}",
+            *report["notes"],
+            "",
+            f"at temperature {sample['temperature']:g} it writes:",
+            sample["prompt"] + sample["text"],
+            "",
+            f"run     {result['run']}",
+            f"report  {result['report']}",
+            f"export  {result['export']}",
+            f"took    {result['seconds']:.1f} s",
+            "",
+            f'next    dlkit {TASK} generate {short} --prompt "..."',
+            f"        dlkit serve {short}",
+            "        dlkit ui",
+        ]
+    )

@@ -1,0 +1,160 @@
+"""The recipe: text, model, run, fit, evaluate, export."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from typing import Any
+
+from pipelines.commands import as_dict
+from pipelines.text_generation.config import TASK, Config, load
+from pipelines.text_generation.result import outcome
+from pipelines.text_generation.setup import (
+    checked,
+    compiled_model,
+    planned,
+    training_stream,
+    validation_stream,
+)
+
+
+def train(config: Config, resume: str | None = None, quiet: bool = False) -> dict[str, Any]:
+    """Train a language model, score it on the held-out text and export it."""
+    began = time.monotonic()
+
+    params = checked(config)
+
+    from dlkit import tracking
+    from dlkit.progress import say
+    from dlkit.runtime import load_tensorflow
+
+    tracking.client()
+    load_tensorflow(keras=True)
+
+    from dlkit import export, health, training
+    from dlkit.evaluation import plots
+    from dlkit.export.text import TextGenerator, context_of, requests_and_answers
+    from dlkit.generation import context_limit
+    from pipelines.text_generation.scoring import held_out_pieces, report_on, start_token
+
+    # Text.
+    text = load(config)
+    say(text.describe(), quiet)
+    for note in text.notes:
+        say(f"note: {note}", quiet)
+
+    # Model.
+    model, rate = compiled_model(config, text.spec)
+    context, parameters = context_of(model), model.count_params()
+    plan = planned(config, len(text.train))
+
+    # Run.
+    if resume is None:
+        run = tracking.start_run(
+            TASK,
+            {**{k: v for k, v in as_dict(config).items() if k != "params"}, **params},
+            {"dlkit.model": config.model, "dlkit.data": config.data}
+            | {tracking.FINGERPRINT_TAG: text.fingerprint()},
+            name=f"{config.model} on {config.data}",
+        )
+    else:
+        run = tracking.resume_run(TASK, resume)
+        tracking.same_data(run, text.fingerprint())
+    folder = tracking.checkpoint_folder(run.id)
+    say(f"run {run.id}  {config.model}, {parameters:,} parameters", quiet)
+
+    with tracking.recorded(run):
+        notes = folder / "log"
+        notes.mkdir(exist_ok=True)
+        (notes / "environment.json").write_text(json.dumps(tracking.environment(), indent=1))
+        (notes / "model.json").write_text(model.to_json(indent=1))
+        (notes / "tokenizer.json").write_text(json.dumps(text.tokenizer.to_json()))
+        (notes / "config.json").write_text(json.dumps(as_dict(config), indent=1))
+        shutil.copyfile(notes / "config.json", folder / "config.json")
+        run.artifacts(notes)
+
+        # Fit.
+        stream, carried = training_stream(config, text, model, plan)
+        position = training.fit(
+            model,
+            stream,
+            validation_stream(text, context),
+            steps_per_epoch=plan.steps_per_epoch,
+            batch_size=config.batch_size,
+            epochs=plan.epochs,
+            time_limit=config.time_limit,
+            schedule=config.schedule,
+            learning_rate=rate,
+            warmup=config.warmup,
+            patience=config.patience,
+            monitor="loss",
+            ema=config.ema,
+            micro_batch=config.micro_batch,
+            monitor_gradients=config.monitor_gradients,
+            precision=config.precision,
+            carried=carried,
+            path=folder / "checkpoint.npz",
+            on_epoch=run.metrics,
+            on_save=run.flush,
+            quiet=quiet,
+        )
+        say(f"best epoch {position.best_epoch}; training ended: {position.finished}", quiet)
+        found, heard = {}, list(position.notes)
+        if position.probes is not None:
+            found = {"health": health.verdict(position.probes)}
+            heard.append(found["health"]["words"])
+            health.draw(position.probes, folder / "report")
+            run.tags({"dlkit.health": found["health"]["words"]})
+        if position.notes:
+            run.tags({"dlkit.went_back": "; ".join(position.notes)})
+
+        # Evaluate.
+        report = report_on(
+            model,
+            text,
+            "test" if len(text.test) else "validation",
+            folder / "report",
+            prompt=config.sample_prompt,
+            seed=config.seed,
+            notes=heard,
+            about={"run": run.id, "task": TASK, "model": config.model, "data": config.data}
+            | {"best_epoch": position.best_epoch, "training_seconds": position.seconds}
+            | {"steps": position.step, "steps_per_epoch": plan.steps_per_epoch}
+            | {"tokens_seen": position.step * config.batch_size * config.context_length}
+            | {"parameters": parameters, "context": context, "tokenizer": config.tokenizer}
+            | {"splits": text.sizes(), "data_notes": text.notes}
+            | found,
+        )
+        drawn = ("loss", "val_loss", "accuracy", "val_accuracy")
+        plots.curves(run.history(drawn), folder / "report" / "curves.png")
+        run.artifacts(folder / "report")
+        run.metrics(position.best_epoch, {f"test_{k}": v for k, v in report["metrics"].items()})
+
+        # Export.
+        if not run.exported(position.step):
+            start = start_token(text.tokenizer)
+            pieces = held_out_pieces(text)
+            requests, expected = requests_and_answers(model, text.tokenizer, start, pieces)
+            shutil.rmtree(folder / "export", ignore_errors=True)
+            export.save(
+                TextGenerator(model, text.tokenizer, start),
+                folder / "export",
+                task=TASK,
+                requests=requests,
+                expected=expected,
+                about={"run": run.id, "model": config.model, "data": config.data}
+                | {"context": context, "limit": context_limit(model), "start": start}
+                | {"tokenizer": config.tokenizer}
+                | {"vocabulary": text.tokenizer.size},
+                assets={"tokenizer.json": json.dumps(text.tokenizer.to_json())},
+            )
+            run.model(folder / "export", position.step)
+        run.tags({"dlkit.weights": training.weights_hash(model)})
+
+    result = outcome(report, run.artifact("report.json"), run.export(), began)
+    shutil.rmtree(folder / "report", ignore_errors=True)
+    shutil.rmtree(folder / "export", ignore_errors=True)
+    if run.spooling:
+        say(f"note: the store failed ({run.spooling}); deliver with: dlkit runs sync", quiet)
+    return result
