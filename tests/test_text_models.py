@@ -276,7 +276,7 @@ def test_a_carried_state_goes_on_where_the_last_batch_ended() -> None:
             "lstm",
             {"rnn_layers": [{"cell": "lstn", "units": 3}]},
             OptionError,
-            "accepted: simple-rnn",
+            "accepted: gru, lstm, simple-rnn",
         ),
         ("gru", {"rnn_layers": [{"cell": "gru"}]}, OptionError, r"rnn_layers\[0\]: needs 'units'"),
         ("transformer", {"transformer_layers": [{"head": 3}]}, OptionError, "did you mean 'heads'"),
