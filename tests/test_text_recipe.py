@@ -84,6 +84,15 @@ def at_it(
     return runner(capfd), trained_text[1]
 
 
+def asked_over_http(app: Any, body: dict[str, Any]) -> httpx.Response:
+    async def exchange() -> httpx.Response:
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.post("/v1/models/text:predict", content=json.dumps(body))
+
+    return asyncio.run(exchange())
+
+
 def test_training_prints_what_the_grammar_says(at_it: tuple[Runs, dict]) -> None:
     _, result = at_it
     assert result["task"] == TASK
@@ -120,13 +129,7 @@ def test_the_same_seed_gives_the_same_text_everywhere(at_it: tuple[Runs, dict]) 
     body |= {"temperature": 0.7, "top_p": 1.0}
     short = {**body, "prompt": "a", "max_tokens": 5}
 
-    async def exchange() -> httpx.Response:
-        transport = httpx.ASGITransport(app=app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            url = "/v1/models/text:predict"
-            return await client.post(url, content=json.dumps({"instances": [body, short]}))
-
-    answer = asyncio.run(exchange())
+    answer = asked_over_http(app, {"instances": [body, short]})
     assert answer.status_code == 200, answer.text
     served, brief = answer.json()["predictions"]
     assert served["text"] == first["text"]
@@ -222,6 +225,15 @@ def test_recurrent_models_and_bpe(dlkit: Runs, written: Path) -> None:
     )
     assert len(made.json["tokens"]) == 9
     assert made.json["dropped"] == ""
+    app = create_app({"text": load_model("text", Path(done.json["export"]))}, max_body=100_000)
+    body = {"prompt": "the quick \u00fc", "max_tokens": 9, "top_k": 0, "seed": 0}
+    body |= {"temperature": 0.8, "top_p": 1.0}
+    answer = asked_over_http(app, {"instances": [body]})
+    assert answer.json()["predictions"][0]["text"] == made.json["text"]
+    scored = {"signature_name": "score", "instances": ["the quick", "a"]}
+    rows = asked_over_http(app, scored).json()["predictions"]
+    assert all(value < 0 for value in rows[0])
+    assert rows[1][1:] == [0.0] * (len(rows[1]) - 1)
     out = dlkit(TASK, "export", "latest", "--out", "out")
     assert out.code == 0
     assert Path("out/1/assets.extra/tokenizer.json").exists()

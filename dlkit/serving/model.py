@@ -15,6 +15,7 @@ from dlkit.errors import ServeError
 from dlkit.export import MANIFEST, read_manifest
 from dlkit.runtime import load_tensorflow
 from dlkit.serving.tensors import RequestError, TensorSpec
+from dlkit.serving.text_edges import with_strings
 
 logger = logging.getLogger("dlkit.serving")
 
@@ -140,6 +141,9 @@ def load_model(name: str, directory: Path) -> ServedModel:
         for key, function in sorted(functions.items())
     }
     example = _warm_up(name, path, signatures)
+    if manifest is not None and manifest.get("tokenizer") == "bpe":
+        with_strings(path, signatures, described)
+        example = None  # it holds tokens
     version = int(path.name)
     metadata = {"signature_def": described}
     return ServedModel(name, version, path, signatures, metadata, manifest, example, loaded)
