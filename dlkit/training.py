@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 
 from dlkit import checkpoint, health, plan, steps
-from dlkit.errors import Interrupted, TrainingError
+from dlkit.errors import DataError, Interrupted, TrainingError
 from dlkit.plan import Pace, Position
 from dlkit.progress import Progress
 
@@ -140,6 +140,7 @@ def fit(
         TrainingError: training diverged for the third time, or one example does not fit into
             memory; the last good checkpoint stays.
         Interrupted: after SIGINT or SIGTERM, with the checkpoint written.
+        DataError: a file that the stream reads is gone, or may not be read any more.
         CheckpointError, StoreError: from the checkpoint file.
     """
     at = Position(time_limit=time_limit, epochs=epochs, micro_batch=micro_batch)
@@ -325,6 +326,13 @@ def fit(
                     at.micro_batch = (size + 1) // 2
                     go_back(f"{size} examples do not fit into memory: micro-batch {at.micro_batch}")
                     continue
+                except (tf.errors.NotFoundError, tf.errors.PermissionDeniedError) as error:
+                    # "... with iterator: ...: PATH; No such file or directory\n\t [[{{node ...}}]]"
+                    what = error.message.partition("\n\t [[")[0].splitlines()[-1]
+                    what = what.rpartition("}} ")[2].rpartition(": ")[2]
+                    raise DataError(
+                        f"a file could not be read while training: {what}; the checkpoint is kept"
+                    ) from None
                 at.step += count
                 took = time.monotonic() - began
                 if not np.isfinite(logs["loss"]):

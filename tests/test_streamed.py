@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 from made import LABELS, Done, pictures
 
-from dlkit import tracking
+from dlkit import tracking, training
 from dlkit.data import streamed
 from dlkit.data.images import load_images, load_rows
 from dlkit.data.spec import Data
@@ -211,3 +211,23 @@ def killed(dlkit: Run) -> str:
 
     rows = map(json.loads, dlkit("runs", "list", "--json").out.splitlines())
     return next(row["run"] for row in rows if row["status"] == "RUNNING")
+
+
+def test_a_file_lost_while_training_ends_in_one_line(
+    here: Path, dlkit: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(photos, here / "album"))
+    monkeypatch.setattr(streamed, "CACHE", 0)
+    saved = training.checkpoint.save
+
+    def save(*arguments: Any) -> None:
+        saved(*arguments)
+        for file in (folder / "dot").iterdir():
+            file.unlink()
+
+    monkeypatch.setattr(training.checkpoint, "save", save)
+    done = dlkit(*TRAIN, "--data", "album/", "--stream", "--epochs", "3", "--augment", "none")
+    assert done.code == 2
+    last = done.err.strip().splitlines()[-1]
+    assert "a file could not be read while training" in last
+    assert "album/dot/" in last
