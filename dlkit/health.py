@@ -11,6 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from dlkit.plan import Position
+
 # Probes kept; past that every second one is dropped and half as many are made.
 MOST_PROBES = 200
 # Smallest gradient of a layer, per weight, against the layer nearest the output. Thirty sigmoid
@@ -202,6 +204,23 @@ def verdict(probes: dict[str, Any]) -> dict[str, Any]:
         "update": float(update.max()) if np.isfinite(update.max()) else None,
         "words": words,
     }
+
+
+def told(position: Position, folder: Path) -> tuple[dict[str, Any], list[str], dict[str, str]]:
+    """Return what a finished training has to say of itself, and draw what was monitored.
+
+    Returns:
+        Entries for the report, notes for a reader, and tags for the run.
+    """
+    found, notes, tags = {}, list(position.notes), {}
+    if position.notes:
+        tags["dlkit.went_back"] = "; ".join(position.notes)
+    if position.probes is not None:
+        found["health"] = verdict(position.probes)
+        tags["dlkit.health"] = found["health"]["words"]
+        notes.append(tags["dlkit.health"])
+        draw(position.probes, folder)
+    return found, notes, tags
 
 
 def draw(probes: dict[str, Any], folder: Path) -> None:

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,18 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {k: plain(v) for k, v in value.items()}
     return str(value) if isinstance(value, Path) else value
+
+
+def outcome(report: Mapping[str, Any], path: Path, export: Path, began: float) -> dict[str, Any]:
+    """Return what `--json` prints of a report; `began` is of `time.monotonic`."""
+    names = ("run", "task", "model", "data", "split", "metrics", "intervals")
+    return {
+        **{name: report[name] for name in names},
+        "baselines": {name: each["metrics"] for name, each in report["baselines"].items()},
+        "report": path,
+        "export": export,
+        "seconds": round(time.monotonic() - began, 2),
+    }
 
 
 def as_dict(config: Any) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import shutil
 import time
 from typing import Any
 
+from pipelines.commands import outcome
 from pipelines.image_classification.config import TASK, Config, load
-from pipelines.image_classification.result import outcome
 
 
 def evaluate(

@@ -1,25 +1,12 @@
-"""What `train` and `evaluate` answer: as JSON, and laid out for a terminal."""
+"""What `train` and `evaluate` answer on a terminal."""
 
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 from pipelines.image_classification.config import TASK
-
-
-def outcome(report: dict, path: Path, export: Path, began: float) -> dict[str, Any]:
-    """Return what `--json` prints of a report."""
-    names = ("run", "task", "model", "data", "split", "metrics", "intervals")
-    return {
-        **{name: report[name] for name in names},
-        "baselines": {name: each["metrics"] for name, each in report["baselines"].items()},
-        "report": path,
-        "export": export,
-        "seconds": round(time.monotonic() - began, 2),
-    }
 
 
 def show(result: dict[str, Any]) -> str:

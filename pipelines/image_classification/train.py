@@ -8,7 +8,7 @@ import shutil
 import time
 from typing import Any
 
-from pipelines.commands import as_dict
+from pipelines.commands import as_dict, outcome
 from pipelines.image_classification.config import (
     DEFAULT_EPOCHS,
     DEFAULT_PATIENCE,
@@ -18,7 +18,6 @@ from pipelines.image_classification.config import (
     load,
     starting_weights,
 )
-from pipelines.image_classification.result import outcome
 from pipelines.image_classification.setup import checked, compiled_model, training_stream
 
 
@@ -137,14 +136,8 @@ def train(
             quiet=quiet,
         )
         say(f"best epoch {position.best_epoch}; training ended: {position.finished}", quiet)
-        found, heard = {}, list(position.notes)
-        if position.probes is not None:
-            found = {"health": health.verdict(position.probes)}
-            heard.append(found["health"]["words"])
-            health.draw(position.probes, folder / "report")
-            run.tags({"dlkit.health": found["health"]["words"]})
-        if position.notes:
-            run.tags({"dlkit.went_back": "; ".join(position.notes)})
+        found, heard, tags = health.told(position, folder / "report")
+        run.tags(tags)
         if position.step < steps_per_epoch:
             say(f"note: the time limit left room for {position.step} steps, not one epoch", quiet)
 

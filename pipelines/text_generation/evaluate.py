@@ -10,8 +10,9 @@ from typing import Any
 
 import click
 
+from pipelines.commands import outcome, plain
 from pipelines.text_generation.config import TASK, Config, load
-from pipelines.text_generation.result import outcome, show
+from pipelines.text_generation.result import show
 
 
 def evaluate(
@@ -85,7 +86,5 @@ def evaluate(
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
 def command(run: str, as_json: bool, **given: Any) -> None:
     """Score a run again."""
-    from pipelines.commands import plain
-
     result = evaluate(run, quiet=as_json, **given)
     click.echo(json.dumps(plain(result)) if as_json else show(result))

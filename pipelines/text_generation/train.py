@@ -7,9 +7,8 @@ import shutil
 import time
 from typing import Any
 
-from pipelines.commands import as_dict
+from pipelines.commands import as_dict, outcome
 from pipelines.text_generation.config import TASK, Config, load
-from pipelines.text_generation.result import outcome
 from pipelines.text_generation.setup import (
     checked,
     compiled_model,
@@ -100,14 +99,8 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
             quiet=quiet,
         )
         say(f"best epoch {position.best_epoch}; training ended: {position.finished}", quiet)
-        found, heard = {}, list(position.notes)
-        if position.probes is not None:
-            found = {"health": health.verdict(position.probes)}
-            heard.append(found["health"]["words"])
-            health.draw(position.probes, folder / "report")
-            run.tags({"dlkit.health": found["health"]["words"]})
-        if position.notes:
-            run.tags({"dlkit.went_back": "; ".join(position.notes)})
+        found, heard, tags = health.told(position, folder / "report")
+        run.tags(tags)
 
         # Evaluate.
         report = report_on(
