@@ -9,6 +9,7 @@ from typing import Any
 from dlkit.options import option
 
 TASK = "text-generation"
+DEFAULT_MODEL = "transformer"
 DEFAULT_STEPS = 1000
 # Models whose layers carry a state from one batch to the next are trained on lanes of the text.
 RECURRENT = ("gru", "lstm", "simple-rnn")
@@ -20,6 +21,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gru": _LANES,
     "lstm": _LANES,
     "simple-rnn": _LANES,
+    "transformer": {"optimizer": "muon", "learning_rate": 5e-3},
     "transformer-nanogpt-cpu": {
         "optimizer": "adamw",
         "context_length": 64,
@@ -61,7 +63,7 @@ class Config:
     context_length: int = option(
         128, "Tokens a transformer sees at once; steps a gradient goes back in others.", minimum=2
     )
-    model: str = option("transformer", "A name from `dlkit models`, or package.module:function.")
+    model: str = option(DEFAULT_MODEL, "A name from `dlkit models`, or package.module:function.")
     params: dict = option({}, "A parameter of the model; may be repeated.")
     seed: int = option(0, "Seed of weights, order, dropout.", minimum=0, maximum=2**31 - 1)
     epochs: float | None = option(None, "Most passes over the training text.", above=0)
@@ -119,7 +121,7 @@ class Config:
     @staticmethod
     def presets(values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the defaults of the model."""
-        return PRESETS.get(values.get("model", ""), {})
+        return PRESETS.get(values.get("model", DEFAULT_MODEL), {})
 
 
 def load(config: Config) -> Any:
