@@ -110,7 +110,10 @@ def test_training_prints_what_the_grammar_says(at_it: tuple[Runs, dict]) -> None
     assert [s["temperature"] for s in report["samples"]] == [0.5, 0.8, 1.0]
     assert "n-gram" in report["verdict"]
     pictures = {p.name for p in Path(result["report"]).parent.glob("*.png")}
-    assert {"surprise.png", "attention.png", "curves.png"} <= pictures
+    assert {"surprise.png", "attention.png", "curves.png", "loss_by_position.png"} <= pictures
+    looked = sorted((Path(result["report"]).parent / "samples").glob("*.json"))
+    assert [p.stem for p in looked] == ["00001", "00002"]
+    assert len(json.loads(looked[0].read_text())[0]["text"]) == 100
 
 
 def test_the_same_seed_gives_the_same_text_everywhere(at_it: tuple[Runs, dict]) -> None:
@@ -285,6 +288,7 @@ def test_a_killed_run_ends_as_the_whole_one(
         (b"abc " * 900, ["-p", "heads=5"], "5, which does not divide"),
         (b"abc " * 900, ["--field", "text"], "--field: got 'text'"),
         (b"abc " * 900, ["--batch-size", "4", "--micro-batch", "8"], "--micro-batch: got 8"),
+        (b"abc " * 900, ["--model", "gru", "--micro-batch", "8"], "carries a state for each row"),
     ],
 )
 def test_what_cannot_be_trained_on_is_told(

@@ -52,27 +52,26 @@ def token_scores(
     return np.concatenate(found), np.concatenate(hits)
 
 
-def random_window_loss(
+def random_window_losses(
     model: keras.Model, tokens: np.ndarray, context: int, count: int = 1000, seed: int = 0
-) -> float:
-    """Return the mean loss over random windows, nats per token, as nanoGPT measures it.
+) -> np.ndarray:
+    """Return the mean loss at each place of random windows, nats per token, float64 `(context,)`.
 
-    All positions count, those at a window's start with little context too. nanoGPT takes 20 to 200
-    batches of its training's size; here it is `count` windows.
+    Their mean is what nanoGPT measures: all places count, those at a window's start with little
+    context too. nanoGPT takes 20 to 200 batches of its training's size; here it is `count` windows.
     """
     x, y = random_windows(tokens, context, count, seed)
     batch = max(1, BATCH_TOKENS // context)
 
     @tf.function(reduce_retracing=True)
-    def loss(x: Any, y: Any) -> Any:
+    def losses(x: Any, y: Any) -> Any:
         logits = tf.cast(model(x, training=False), tf.float32)
-        return tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits))
+        return tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits), 0)
 
-    parts = [
-        float(loss(tf.constant(x[i : i + batch]), tf.constant(y[i : i + batch])))
-        for i in range(0, count, batch)
-    ]
-    return sum(parts) / y.size
+    total = np.zeros(context)
+    for i in range(0, count, batch):
+        total += losses(tf.constant(x[i : i + batch]), tf.constant(y[i : i + batch])).numpy()
+    return total / count
 
 
 def attention_maps(model: keras.Model, tokens: np.ndarray) -> np.ndarray | None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 # Tokens that are scored at most: a sliding window reads each eight times.
 SCORED = 2_000_000
 TEMPERATURES = (0.5, 0.8, 1.0)
-SAMPLE_TOKENS = 300
+SAMPLE_TOKENS, GLIMPSE_TOKENS = 300, 100
 # Tokens whose attention is drawn.
 DRAWN = 40
 
@@ -28,8 +28,13 @@ def held_out_pieces(text: Any) -> list[str]:
     return [piece for piece in pieces if piece]
 
 
-def written(model: Any, tokenizer: Any, prompt: str, seed: int) -> list[dict[str, Any]]:
-    """Return what the model writes at several temperatures, with `temperature`, `prompt`, `text`."""
+def writer(
+    model: Any, tokenizer: Any, prompt: str, seed: int, most: int = SAMPLE_TOKENS
+) -> Callable[[], list[dict[str, Any]]]:
+    """Return a function that lets the model, as it is then, write at several temperatures.
+
+    It gives dicts of `temperature`, `prompt` and `text`, of `most` tokens.
+    """
     import numpy as np
     import tensorflow as tf
 
@@ -52,14 +57,17 @@ def written(model: Any, tokenizer: Any, prompt: str, seed: int) -> list[dict[str
     @tf.function
     def run() -> Any:
         lengths = tf.fill((count,), len(tokens))
-        most = tf.fill((count,), SAMPLE_TOKENS)
-        return generate(model, rows, lengths, most, tf.fill((count,), seed), sampling)
+        wanted = tf.fill((count,), most)
+        return generate(model, rows, lengths, wanted, tf.fill((count,), seed), sampling)
 
-    drawn, _ = run()
-    return [
-        {"temperature": t, "prompt": prompt, "text": tokenizer.decode(row)}
-        for t, row in zip(TEMPERATURES, drawn.numpy(), strict=True)
-    ]
+    def write() -> list[dict[str, Any]]:
+        drawn, _ = run()
+        return [
+            {"temperature": t, "prompt": prompt, "text": tokenizer.decode(row)}
+            for t, row in zip(TEMPERATURES, drawn.numpy(), strict=True)
+        ]
+
+    return write
 
 
 def report_on(
@@ -88,7 +96,8 @@ def report_on(
     context = context_of(model)
     log_probabilities, correct = language.token_scores(model, tokens, context)
     window = min(context or text.spec.input_shape[0], len(tokens) - 1)
-    loss = language.random_window_loss(model, tokens, window)
+    losses = language.random_window_losses(model, tokens, window)
+    text_plots.loss_by_position(losses, folder / "loss_by_position.png")
     piece = tokens[:DRAWN]
     maps = language.attention_maps(model, piece[: context or DRAWN])
     if maps is not None:
@@ -102,8 +111,8 @@ def report_on(
         text.text["train"] if train is None else train,
         folder,
         split=split,
-        samples=written(model, text.tokenizer, prompt, seed),
-        more={"loss_random_windows": loss},
+        samples=writer(model, text.tokenizer, prompt, seed)(),
+        more={"loss_random_windows": float(losses.mean())},
         about={**about, "window": window},
         notes=notes,
     )

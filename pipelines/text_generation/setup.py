@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dlkit.errors import OptionError
-from pipelines.text_generation.config import DEFAULT_STEPS, TASK, Config
+from pipelines.text_generation.config import DEFAULT_STEPS, RECURRENT, TASK, Config
 
 # Tokens of the validation text that are looked at during training.
 LOOKED_AT = 200_000
@@ -46,6 +46,11 @@ def checked(config: Config) -> dict[str, Any]:
             f"--vocabulary: goes with --tokenizer bpe alone, got {config.tokenizer}, whose "
             "vocabulary is what the text has"
         )
+    if config.micro_batch is not None and builder.name in RECURRENT:
+        raise OptionError(
+            f"--micro-batch: {builder.name} carries a state for each row from batch to batch; "
+            "accepted for transformers alone"
+        )
     if config.micro_batch is not None and config.micro_batch > config.batch_size:
         raise OptionError(
             f"--micro-batch: got {config.micro_batch}; accepted: 1 to the batch size, "
@@ -55,7 +60,10 @@ def checked(config: Config) -> dict[str, Any]:
 
 
 def planned(config: Config, tokens: int) -> Plan:
-    """Turn `--steps`, `--epochs` and `--eval-every` into whole looks at the validation text."""
+    """Turn `--steps`, `--epochs` and `--eval-every` into whole looks at the validation text.
+
+    What they ask for is rounded up to a whole look.
+    """
     per_pass = max(1, tokens // (config.batch_size * config.context_length))
     limits = [config.steps] if config.steps else []
     if config.epochs:
@@ -64,9 +72,9 @@ def planned(config: Config, tokens: int) -> Plan:
         limits = [DEFAULT_STEPS]
     if not limits:
         return Plan(config.eval_every, None, per_pass)
-    # As many looks as fit, of equal length.
-    looks = max(1, round(min(limits) / config.eval_every))
-    return Plan(math.ceil(min(limits) / looks), looks, per_pass)
+    # Whole looks alone, so that the last step is looked at.
+    steps = min(config.eval_every, *limits)
+    return Plan(steps, math.ceil(min(limits) / steps), per_pass)
 
 
 def compiled_model(config: Config, spec: Any) -> tuple[Any, float]:

@@ -35,7 +35,13 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
     from dlkit.evaluation import plots
     from dlkit.export.text import TextGenerator, context_of, requests_and_answers
     from dlkit.generation import context_limit
-    from pipelines.text_generation.scoring import held_out_pieces, report_on, start_token
+    from pipelines.text_generation.scoring import (
+        GLIMPSE_TOKENS,
+        held_out_pieces,
+        report_on,
+        start_token,
+        writer,
+    )
 
     # Text.
     text = load(config)
@@ -75,6 +81,15 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
 
         # Fit.
         stream, carried = training_stream(config, text, model, plan)
+        glimpse = writer(model, text.tokenizer, config.sample_prompt, config.seed, GLIMPSE_TOKENS)
+        samples = folder / "samples"
+        samples.mkdir(exist_ok=True)
+
+        def on_epoch(epoch: int, logs: dict[str, float]) -> None:
+            run.metrics(epoch, logs)
+            found = json.dumps(glimpse(), indent=1, ensure_ascii=False)
+            (samples / f"{epoch:05}.json").write_text(found, encoding="utf-8")
+
         position = training.fit(
             model,
             stream,
@@ -94,7 +109,7 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
             precision=config.precision,
             carried=carried,
             path=folder / "checkpoint.npz",
-            on_epoch=run.metrics,
+            on_epoch=on_epoch,
             on_save=run.flush,
             quiet=quiet,
         )
@@ -122,6 +137,7 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
         drawn = ("loss", "val_loss", "accuracy", "val_accuracy")
         plots.curves(run.history(drawn), folder / "report" / "curves.png")
         run.artifacts(folder / "report")
+        run.artifacts(samples, "samples")
         run.metrics(position.best_epoch, {f"test_{k}": v for k, v in report["metrics"].items()})
 
         # Export.
