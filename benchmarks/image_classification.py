@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from results_file import dlkit, row
 
 TRAIN = ("image-classification", "train")
+BEST = ("--model", "speednet", "--tta")
 CHARACTERS = "translate=0.125,rotate=10,zoom=0.1"
 
 WIDE = ("--augment", "flip,mixup", "-p", "units=1024", "-p", "dropout=0.2", "--ema", "0.998")
@@ -76,7 +77,7 @@ def folds() -> dict[str, Any]:
         for i, (train, test) in enumerate(cut):
             file = Path(folder) / f"fold{i}.npz"
             np.savez(file, x_train=x[train], y_train=y[train], x_test=x[test], y_test=y[test])
-            typed = ("--data", str(file), "--augment", CHARACTERS, "--time-limit", "1m")
+            typed = ("--data", str(file), "--augment", CHARACTERS, "--time-limit", "1m", *BEST)
             results.append(dlkit(*TRAIN, *typed, cwd=Path(folder)))
             print(f"fold {i}: {results[-1]['metrics']['accuracy']:.4f}", flush=True)
     return several(results)
