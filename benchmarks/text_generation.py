@@ -28,16 +28,16 @@ class Row(NamedTuple):
 
 ROWS = {
     "nanogpt-cpu": Row(("--model", "transformer-nanogpt-cpu"), "loss_random_windows", 1.85),
-    # As many tokens as nanoGPT's 2,000 batches of 12 x 64.
+    # nanoGPT's batches and as many of them.
     "equal-tokens": Row(
-        ("--context-length", "64", "--batch-size", "4", "--steps", "6000", "--eval-every", "1000"),
+        ("--context-length", "64", "--batch-size", "12", "--steps", "2000"),
         "loss_random_windows",
         1.72,
     ),
     "best-30m": Row(("--time-limit", "30m"), asked=1.58),
     "lstm-30m": Row(("--model", "lstm", "--time-limit", "30m"), asked=1.64),
-    "gru-3m": Row(("--model", "gru", "--time-limit", "3m")),
-    "simple-rnn-3m": Row(("--model", "simple-rnn", "--time-limit", "3m")),
+    "gru-10m": Row(("--model", "gru", "--time-limit", "10m")),
+    "simple-rnn-10m": Row(("--model", "simple-rnn", "--time-limit", "10m")),
 }
 
 
