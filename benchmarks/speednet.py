@@ -44,7 +44,7 @@ def dlkit_side(job: dict[str, Any]) -> dict[str, Any]:
     tf = load_tensorflow(keras=True)
     from dlkit import training
     from dlkit.data.stream import eval_stream
-    from dlkit.export.images import logits
+    from dlkit.export.images import MIRRORED, logits
     from pipelines.image_classification.config import PRESETS, Config, load
     from pipelines.image_classification.setup import compiled_model, training_stream
 
@@ -87,7 +87,7 @@ def dlkit_side(job: dict[str, Any]) -> dict[str, Any]:
         )
     tested = {
         name: float((logits(model, data, data.test.x, views).argmax(1) == data.test.y).mean())
-        for name, views in (("test", False), ("test_views", True))
+        for name, views in (("test", ()), ("test_views", MIRRORED))
     }
     return {"curve": curve, "parameters": trained(model), **tested}
 

@@ -14,9 +14,10 @@ from made import LABELS, pictures
 from dlkit import export, models
 from dlkit.data import Data, Spec, Split
 from dlkit.data.pixels import encode_png
+from dlkit.data.policy import policy
 from dlkit.data.preprocess import standardise
 from dlkit.errors import ExportError
-from dlkit.export.images import ImageClassifier, held_out
+from dlkit.export.images import MIRRORED, ImageClassifier, held_out, views_of
 
 
 class Doubled(tf.Module):
@@ -114,9 +115,21 @@ def test_an_export_averages_over_views_where_it_was_trained_to() -> None:
     logits = [np.array(model(view)) for view in (*in_place, *moved)]
     mean = sum(w * each for w, each in zip([0.25] * 2 + [0.125] * 4, logits, strict=True))
     want = np.exp(mean) / np.exp(mean).sum(1, keepdims=True)
-    got = ImageClassifier(model, data, tta=True).from_pixels(pixels=tf.constant(x))["probabilities"]
+    got = ImageClassifier(model, data, views=MIRRORED).from_pixels(pixels=tf.constant(x))[
+        "probabilities"
+    ]
     np.testing.assert_allclose(got, want, atol=1e-5)
     plain = ImageClassifier(model, data).from_pixels(pixels=tf.constant(x))["probabilities"]
     assert not np.allclose(got, plain, atol=1e-4)
-    _, expected = held_out(model, data, 12, tta=True)
+    _, expected = held_out(model, data, 12, views=MIRRORED)
     np.testing.assert_allclose(expected["from_pixels"]["probabilities"], want, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("augment", "mirrored"),
+    [("auto", True), ("flip", True), ("none", False), ("translate,rotate", False)],
+)
+def test_views_are_mirrored_where_training_mirrored(augment: str, mirrored: bool) -> None:
+    assert any(view[2] for view in views_of(policy(augment, "photo"))) is mirrored
+    assert not any(view[2] for view in views_of(policy("auto", "characters")))
+    assert sum(view[3] for view in views_of(policy(augment, "photo"))) == 1

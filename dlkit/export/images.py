@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -9,39 +10,49 @@ import numpy as np
 import tensorflow as tf
 
 from dlkit.data.pixels import decode_image
+from dlkit.data.policy import Operation
 from dlkit.data.spec import Data
 
 # Test-time augmentation: moved down and right by so many pixels, mirrored or not, and its weight.
 View = tuple[int, int, bool, float]
-VIEWS: dict[str, tuple[View, ...]] = {
-    # As in Jordan 2024 (arXiv:2404.00498, section 3.5): half the weight is the image's, in place.
-    "photo": (
-        (0, 0, False, 0.25),
-        (0, 0, True, 0.25),
-        *((d, d, mirror, 0.125) for d in (-1, 1) for mirror in (False, True)),
-    ),
-    "characters": ((0, 0, False, 0.5), *((y, x, False, 0.125) for y in (-1, 1) for x in (-1, 1))),
-}
+# As in Jordan 2024 (arXiv:2404.00498, section 3.5): half the weight is the image's, in place.
+MIRRORED: tuple[View, ...] = (
+    (0, 0, False, 0.25),
+    (0, 0, True, 0.25),
+    *((d, d, mirror, 0.125) for d in (-1, 1) for mirror in (False, True)),
+)
+MOVED: tuple[View, ...] = (
+    (0, 0, False, 0.5),
+    *((y, x, False, 0.125) for y in (-1, 1) for x in (-1, 1)),
+)
 
 
-def answer(model: keras.Model, data: Data, pixels: Any, tta: bool = False) -> Any:
+def views_of(changes: Sequence[Operation]) -> tuple[View, ...]:
+    """Return the views that suit a model: mirrored ones where training showed it mirrored images.
+
+    A model that never saw them takes the mirror of one character for another.
+    """
+    return MIRRORED if any(c.name in ("flip", "alternating-flip") for c in changes) else MOVED
+
+
+def answer(model: keras.Model, data: Data, pixels: Any, views: Sequence[View] = ()) -> Any:
     """Return the logits of raw pixels.
 
     Args:
         model: the trained model.
-        data: gives the preprocessing, and the kind of image, which decides the views.
+        data: gives the preprocessing.
         pixels: uint8 or float `(b, h, w, c)` in [0, 255].
-        tta: average over the views of each image.
+        views: average over these of each image; see `views_of`. Empty: the image alone.
     Returns:
         float32 `(b, classes)`.
     """
     x = data.preprocess(tf.cast(pixels, tf.float32))
-    if not tta:
+    if not views:
         return tf.cast(model(x, training=False), tf.float32)
     height, width = x.shape[1:3]
     wide = tf.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="REFLECT")
     total: Any = 0.0
-    for down, right, mirror, weight in VIEWS[data.kind]:
+    for down, right, mirror, weight in views:
         view = wide[:, 1 - down : 1 - down + height, 1 - right : 1 - right + width]
         view = view[:, :, ::-1] if mirror else view
         total += weight * tf.cast(model(view, training=False), tf.float32)
@@ -57,7 +68,12 @@ class ImageClassifier(tf.Module):
     """
 
     def __init__(
-        self, model: keras.Model, data: Data, *, tta: bool = False, temperature: float = 1.0
+        self,
+        model: keras.Model,
+        data: Data,
+        *,
+        views: Sequence[View] = (),
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
         self.model_variables = [v.value for v in model.variables]
@@ -65,7 +81,7 @@ class ImageClassifier(tf.Module):
         shape = data.spec.input_shape
 
         def classify(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-            probabilities = tf.nn.softmax(answer(model, data, pixels, tta) / temperature)
+            probabilities = tf.nn.softmax(answer(model, data, pixels, views) / temperature)
             return {
                 "label": tf.gather(self.labels, tf.argmax(probabilities, -1)),
                 "probability": tf.reduce_max(probabilities, -1),
@@ -102,10 +118,12 @@ def classify(endpoint: Any, pixels: Any) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def logits(model: keras.Model, data: Data, pixels: np.ndarray, tta: bool = False) -> np.ndarray:
+def logits(
+    model: keras.Model, data: Data, pixels: np.ndarray, views: Sequence[View] = ()
+) -> np.ndarray:
     """Return the logits of uint8 `(n, h, w, c)`, float32 `(n, classes)`; see `answer`."""
     spec = tf.TensorSpec((None, *pixels.shape[1:]), tf.uint8)
-    traced: Any = tf.function(lambda x: answer(model, data, x, tta), input_signature=[spec])
+    traced: Any = tf.function(lambda x: answer(model, data, x, views), input_signature=[spec])
     parts = [traced(pixels[i : i + 256]).numpy() for i in range(0, len(pixels), 256)]
     return np.concatenate(parts)
 
@@ -115,7 +133,7 @@ def held_out(
     data: Data,
     rows: int = 64,
     *,
-    tta: bool = False,
+    views: Sequence[View] = (),
     temperature: float = 1.0,
 ) -> tuple[dict, dict]:
     """Return raw requests from the test split, and the trained model's own answers to them.
@@ -125,7 +143,7 @@ def held_out(
     n = min(rows, len(data.test))
     encoded = np.array([data.test.encoded(i) for i in range(n)] + [None], dtype=object)[:-1]
     pixels = data.test.x[:n]
-    probabilities = tf.nn.softmax(answer(model, data, pixels, tta) / temperature).numpy()
+    probabilities = tf.nn.softmax(answer(model, data, pixels, views) / temperature).numpy()
     answers = {
         "label": np.array(data.spec.labels)[probabilities.argmax(-1)],
         "probability": probabilities.max(-1),

@@ -115,7 +115,10 @@ class Config:
         above=0,
         below=1,
     )
-    tta: bool = option(False, "Answer with the mean over shifted (and mirrored) views of an image.")
+    tta: bool = option(
+        False,
+        "Answer with the mean over moved views of an image, mirrored ones too if it trained on such.",
+    )
     calibrate: bool = option(
         True, "Divide the logits by a temperature fitted on validation, if that lowers its loss."
     )

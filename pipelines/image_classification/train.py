@@ -52,7 +52,7 @@ def train(
     from dlkit.evaluation import plots
     from dlkit.evaluation.calibration import calibrate
     from dlkit.evaluation.report import classification_report
-    from dlkit.export.images import ImageClassifier, classify, held_out, logits
+    from dlkit.export.images import ImageClassifier, classify, held_out, logits, views_of
     from dlkit.steps import Freeze
     from dlkit.weights import head_layers, load_weights
 
@@ -60,6 +60,7 @@ def train(
     told = quiet or data is not None
     data = fit_to_model(config, load(config) if data is None else data)
     changes = policy(config.augment, data.kind)
+    views = views_of(changes) if config.tta else ()
     say(data.describe(), told)
     named = config.augment in ("auto", "mirror", "light", "strong")
     say(f"augment {written(changes)}" + (f": {WHY[data.kind]}" if named else ""), quiet)
@@ -141,10 +142,19 @@ def train(
         if position.step < steps_per_epoch:
             say(f"note: the time limit left room for {position.step} steps, not one epoch", quiet)
 
+        # Views.
+        if views:
+            x, y = data.validation.x, data.validation.y
+            answers = (logits(model, data, x, v).argmax(1) for v in (views, ()))
+            seen, alone = (float((answer == y).mean()) for answer in answers)
+            say(f"validation accuracy {seen:.4f} over views, {alone:.4f} without", quiet)
+            if seen < alone:
+                heard = [*heard, f"--tta lowers validation accuracy from {alone:.4f} to {seen:.4f}"]
+
         # Calibrate.
         temperature, calibration = 1.0, None
         if config.calibrate:
-            held = logits(model, data, data.validation.x, config.tta)
+            held = logits(model, data, data.validation.x, views)
             calibration = dataclasses.asdict(calibrate(held, data.validation.y))
             temperature = calibration["temperature"]
         scaled = {"temperature": temperature} | (
@@ -152,7 +162,7 @@ def train(
         )
 
         # Evaluate.
-        endpoints = ImageClassifier(model, data, tta=config.tta, temperature=temperature)
+        endpoints = ImageClassifier(model, data, views=views, temperature=temperature)
         probabilities = classify(endpoints.from_pixels, data.test.x)
         report = classification_report(
             probabilities,
@@ -177,7 +187,7 @@ def train(
         # Export.
         step = position.step
         if not run.exported(step):
-            requests, expected = held_out(model, data, tta=config.tta, temperature=temperature)
+            requests, expected = held_out(model, data, views=views, temperature=temperature)
             shutil.rmtree(folder / "export", ignore_errors=True)
             export.save(
                 endpoints,

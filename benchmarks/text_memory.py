@@ -1,0 +1,79 @@
+"""Peak memory of training on a text of 200 MB beside the same run on 1 MB.
+
+python benchmarks/text_memory.py [--text FILE] [--megabytes 1 200] [--again]
+
+The files are made by repeating `--text` (without it, the built-in pydoc text) in a temporary folder.
+Each row is one `dlkit text-generation train` of a small transformer, 100 steps, with its n-gram,
+evaluation and export, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from results_file import ROOT, row
+
+ASKED_GB = 2.0
+
+
+def measure(megabytes: int, source: bytes) -> dict[str, Any]:
+    """Train on so much text and return the peak resident memory of the process."""
+    with tempfile.TemporaryDirectory() as home:
+        with Path(home, "text.txt").open("wb") as file:
+            for _ in range(-(-megabytes * 1_000_000 // len(source))):
+                file.write(source)
+        arguments = [
+            *("text-generation", "train", "--data", "text.txt", "--steps", "100", "--json"),
+            *("-p", "depth=1", "-p", "dim=64"),
+        ]
+        began = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipelines.cli", *arguments],
+            cwd=home,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.DEVNULL,
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(f"training on {megabytes} MB failed")
+    return {
+        "megabytes": megabytes,
+        "peak_mb": round(usage.ru_maxrss * 1024 / 1e6, 1),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--text", type=Path)
+    parser.add_argument("--megabytes", type=int, nargs=2, default=[1, 200])
+    parser.add_argument("--again", action="store_true")
+    given = parser.parse_args()
+    if given.text is None:
+        from pydoc_data.topics import topics
+
+        source = "\n".join(topics.values()).encode()
+    elif given.text.is_file() and given.text.stat().st_size:
+        source = given.text.read_bytes()
+    else:
+        parser.error(f"--text: no text in {given.text}")
+    found = [
+        row("text_memory", f"{size} MB", lambda n=size: measure(n, source), given.again)
+        for size in given.megabytes
+    ]
+    for each in found:
+        print(f"{each['megabytes']:4} MB: peak {each['peak_mb']} MB, {each['seconds']} s")
+    more = (found[1]["peak_mb"] - found[0]["peak_mb"]) / 1000
+    print(f"difference {more:.2f} GB, asked: at most {ASKED_GB} GB")
+
+
+if __name__ == "__main__":
+    main()
