@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,3 +68,22 @@ def dlkit(*arguments: str, cwd: Path) -> dict[str, Any]:
     if done.returncode:
         raise SystemExit(f"{' '.join(arguments)} failed: {done.stderr.strip().splitlines()[-1]}")
     return json.loads(done.stdout)
+
+
+def peak(*arguments: str, cwd: Path) -> dict[str, float]:
+    """Run a dlkit command in a process of its own; return its peak resident memory and its seconds."""
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(arguments)} failed")
+    return {
+        "peak_mb": round(usage.ru_maxrss * 1024 / 1e6, 1),
+        "seconds": round(time.monotonic() - began, 1),
+    }

@@ -9,17 +9,13 @@ afterwards. Each row is one `dlkit image-classification train` in a process of i
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
 import tempfile
-import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from results_file import ROOT, row
+from results_file import peak, row
 
 BATCH = 64
 
@@ -57,24 +53,13 @@ def measure(count: int, side: int, stream: bool) -> dict[str, Any]:
             *("--epochs", "1", "--warmup", "0", "--batch-size", str(BATCH), "--json"),
             "--stream" if stream else "--no-stream",
         ]
-        began = time.monotonic()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.cli", *arguments],
-            cwd=home,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.DEVNULL,
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise SystemExit(f"training on {count} images failed")
+        found = peak(*arguments, cwd=Path(home))
     return {
         "images": count,
         "side": side,
         "stream": stream,
         "pixels_mb": round(count * side * side * 3 / 1e6, 1),
-        "peak_mb": round(usage.ru_maxrss * 1024 / 1e6, 1),
-        "seconds": round(time.monotonic() - began, 1),
+        **found,
     }
 
 

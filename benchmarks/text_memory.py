@@ -10,15 +10,11 @@ evaluation and export, in a process of its own.
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-from results_file import ROOT, row
+from results_file import peak, row
 
 ASKED_GB = 2.0
 
@@ -33,22 +29,7 @@ def measure(megabytes: int, source: bytes) -> dict[str, Any]:
             *("text-generation", "train", "--data", "text.txt", "--steps", "100", "--json"),
             *("-p", "depth=1", "-p", "dim=64"),
         ]
-        began = time.monotonic()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.cli", *arguments],
-            cwd=home,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.DEVNULL,
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise SystemExit(f"training on {megabytes} MB failed")
-    return {
-        "megabytes": megabytes,
-        "peak_mb": round(usage.ru_maxrss * 1024 / 1e6, 1),
-        "seconds": round(time.monotonic() - began, 1),
-    }
+        return {"megabytes": megabytes, **peak(*arguments, cwd=Path(home))}
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dlkit.data.folder import SPLITS, Found
-from dlkit.errors import DataError, nearest, one_of
+from dlkit.errors import DataError, one_of
 
 
 @dataclass
@@ -164,21 +164,9 @@ def tfds_set(
 
     from dlkit.data.pixels import fit_image
     from dlkit.data.streamed import STREAMED, streams
+    from dlkit.data.tfds_sets import prepared
 
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-        if download:
-            builder.download_and_prepare()
-    except tfds.core.DatasetNotFoundError:
-        known = tfds.list_builders()
-        raise DataError(
-            f"--data: tensorflow-datasets has no '{name}'{nearest(name, known)}"
-        ) from None
-    except Exception as error:  # the network, the disk or the publisher's checksum
-        raise DataError(
-            f"--data tfds:{name} cannot be prepared: {type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no reason given'}"
-        ) from None
+    builder = prepared(name, data_dir, download)
     features = builder.info.features
     keys = builder.info.supervised_keys
     if not keys or not isinstance(features[keys[0]], tfds.features.Image):

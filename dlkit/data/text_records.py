@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dlkit.data.text_sources import Pieces, decoded, not_utf8
+from dlkit.data.tfds_sets import prepared
 from dlkit.errors import DataError, nearest
 
 # In which order the splits of a tfds set are joined; others follow by name.
@@ -191,7 +192,7 @@ def tfds_text(
     import tensorflow_datasets as tfds
 
     where = f"--data tfds:{name}"
-    builder = _builder(name, data_dir, download)
+    builder = prepared(name, data_dir, download)
     features: Any = builder.info.features
     # What is read from the disk comes in no order of its own.
     there = sorted(
@@ -222,25 +223,3 @@ def tfds_text(
 
     count = text.extend(examples(), between)
     notes.append(f"'{key}' of {count:,} examples of tfds:{name}: {' then '.join(splits)}")
-
-
-def _builder(name: str, data_dir: str | None, download: bool) -> Any:
-    import tensorflow_datasets as tfds
-
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-        if download:
-            builder.download_and_prepare()
-    except tfds.core.DatasetNotFoundError:
-        known = tfds.list_builders()
-        raise DataError(
-            f"--data: tensorflow-datasets has no '{name}'{nearest(name, known)}"
-        ) from None
-    except Exception as error:  # the network, the disk or the publisher's checksum
-        raise DataError(
-            f"--data tfds:{name} cannot be prepared: {type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no reason given'}"
-        ) from None
-    if not builder.info.splits:
-        raise DataError(f"--data tfds:{name}: not prepared (or allow --download)")
-    return builder
