@@ -4,18 +4,25 @@ python benchmarks/text_generation.py [--data-dir DIR] [--rows nanogpt-cpu,...] [
 
 The first 90 % are trained on, the last 10 % scored (`--split 90/10`, the usual benchmark). Presets
 were chosen on the last tenth of those 90 %. `loss_random_windows` is nanoGPT's own way of measuring,
-`loss` that of the whole text by a sliding window; both in nats.
+`loss` that of the whole text by a sliding window; both in nats. `nanogpt-cpu-torch` is nanoGPT's own run in
+PyTorch, three seeds, scored on the same windows.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from results_file import dlkit, row
+from results_file import ROOT, dlkit, row
+from sides import torch_python
+
+TORCH = ROOT / "benchmarks" / "peers" / "torch_nanogpt.py"
+PEER = "nanogpt-cpu-torch"
 
 
 class Row(NamedTuple):
@@ -60,20 +67,48 @@ def measure(what: Row, file: Path) -> dict[str, Any]:
     }
 
 
+def torch_nanogpt(file: Path, seeds: int = 3) -> dict[str, Any]:
+    """Train nanoGPT's CPU run in PyTorch and score the windows that dlkit's runs are scored on."""
+    import numpy as np
+
+    from dlkit.data.text import load_text
+    from dlkit.data.windows import random_windows
+
+    text = load_text(str(file), split="90/10", context_length=64)
+    x, y = random_windows(text.validation, 64, 1000, 0)
+    runs = []
+    with tempfile.TemporaryDirectory() as folder:
+        arrays = Path(folder) / "text.npz"
+        windows = np.concatenate([x, y[:, -1:]], 1)
+        np.savez(arrays, train=text.train, windows=windows, vocabulary=text.tokenizer.size)
+        for seed in range(seeds):
+            job = json.dumps({"arrays": str(arrays), "seed": seed})
+            command = [str(torch_python()), str(TORCH), job]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            runs.append(json.loads(done.stdout.splitlines()[-1]))
+    losses = [each["loss_random_windows"] for each in runs]
+    mean, deviation = statistics.mean(losses), statistics.stdev(losses)
+    return {"loss_random_windows": losses, "mean": mean, "deviation": deviation, "runs": runs}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data-dir", default="../shared/data")
-    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--rows", default=",".join([*ROWS, PEER]))
     parser.add_argument("--again", action="store_true")
     given = parser.parse_args()
     file = (Path(given.data_dir) / "tinyshakespeare.txt").resolve()
     names = given.rows.split(",")
     for name in names:
-        if name not in ROWS:
-            parser.error(f"--rows: no row '{name}'; accepted: {', '.join(ROWS)}")
+        if name not in (*ROWS, PEER):
+            parser.error(f"--rows: no row '{name}'; accepted: {', '.join([*ROWS, PEER])}")
     if not file.is_file():
         parser.error(f"--data-dir: no file {file}")
     for name in names:
+        if name == PEER:
+            found = row("text_generation", name, lambda: torch_nanogpt(file), given.again)
+            print(f"{name:16} loss_random_windows {found['mean']:.4f} ({found['deviation']:.4f})")
+            continue
         what = ROWS[name]
         found = row("text_generation", name, lambda w=what: measure(w, file), given.again)
         ngram = found["baselines"]["ngram"]["loss"]

@@ -56,6 +56,36 @@ class Spec:
 
 
 @dataclass(frozen=True)
+class SeriesSpec(Spec):
+    """What a forecasting builder is given.
+
+    `input_shape` is `(lookback, channels)`: a window's channels are the targets, then the past
+    covariates, then the past of the future covariates. `outputs` is the number of targets.
+
+    Attributes:
+        horizon: steps to forecast, at least 1.
+        past: number of covariates known up to now alone.
+        future: number of covariates known for the horizon too.
+        static: number of features that a series has as a whole.
+        quantiles: levels in (0, 1), rising; empty for one forecast a step.
+        joint: forecast all targets together, not each by itself with the same weights.
+    """
+
+    horizon: int = 1
+    past: int = 0
+    future: int = 0
+    static: int = 0
+    quantiles: tuple[float, ...] = ()
+    joint: bool = False
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of one forecast: `(horizon, targets)`, with quantiles `(horizon, targets, q)`."""
+        shape = (self.horizon, self.outputs)
+        return (*shape, len(self.quantiles)) if self.quantiles else shape
+
+
+@dataclass(frozen=True)
 class Split:
     """Rows of one split.
 
