@@ -156,9 +156,11 @@ class CausalSelfAttention(layers.Layer):
         t = ops.shape(inputs)[1] if inputs.shape[1] is None else inputs.shape[1]
         qkv = ops.matmul(inputs, self.kernel)
         qkv = qkv + self.bias if self.use_bias else qkv
-        qkv = ops.reshape(qkv, (-1, t, 3, self.heads, self.width))
-        qkv = ops.transpose(qkv, (2, 0, 3, 1, 4))
-        q, k, v = qkv[0], qkv[1], qkv[2]
+        # Split, not sliced: the gradient of a slice is a sum over a tensor of zeros each.
+        q, k, v = (
+            ops.transpose(ops.reshape(each, (-1, t, self.heads, self.width)), (0, 2, 1, 3))
+            for each in ops.split(qkv, 3, axis=-1)
+        )
         if self.qk_norm:
             q, k = _unit(q), _unit(k)
         return (*self._turned(q, k, at), v) if self.rotary else (q, k, v)
@@ -170,8 +172,8 @@ class CausalSelfAttention(layers.Layer):
         cos, sin = ops.cast(ops.cos(angle), q.dtype), ops.cast(ops.sin(angle), q.dtype)
 
         def turn(x: Any) -> Any:
-            a, b = x[..., :half], x[..., half : 2 * half]
-            return ops.concatenate([a * cos - b * sin, a * sin + b * cos, x[..., 2 * half :]], -1)
+            a, b, *rest = ops.split(x, [half, 2 * half][: 1 + self.width % 2], axis=-1)
+            return ops.concatenate([a * cos - b * sin, a * sin + b * cos, *rest], -1)
 
         return turn(q), turn(k)
 
