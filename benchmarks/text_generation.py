@@ -35,16 +35,23 @@ class Row(NamedTuple):
 
 ROWS = {
     "nanogpt-cpu": Row(("--model", "transformer-nanogpt-cpu"), "loss_random_windows", 1.85),
+    # The same at a higher rate, chosen on the last tenth of the 90 %.
+    "nanogpt-cpu-3e-3": Row(
+        ("--model", "transformer-nanogpt-cpu", "--learning-rate", "3e-3"),
+        "loss_random_windows",
+        1.85,
+    ),
     # nanoGPT's batches and as many of them.
     "equal-tokens": Row(
         ("--context-length", "64", "--batch-size", "12", "--steps", "2000"),
         "loss_random_windows",
         1.72,
     ),
-    "best-30m": Row(("--time-limit", "30m"), asked=1.58),
-    "lstm-30m": Row(("--model", "lstm", "--time-limit", "30m"), asked=1.64),
-    "gru-10m": Row(("--model", "gru", "--time-limit", "10m")),
-    "simple-rnn-10m": Row(("--model", "simple-rnn", "--time-limit", "10m")),
+    # Asked of 30 minutes.
+    "best-10m": Row(("--time-limit", "10m"), asked=1.58),
+    "lstm-10m": Row(("--model", "lstm", "--time-limit", "10m"), asked=1.64),
+    "gru-5m": Row(("--model", "gru", "--time-limit", "5m")),
+    "simple-rnn-5m": Row(("--model", "simple-rnn", "--time-limit", "5m")),
 }
 
 
