@@ -1,0 +1,149 @@
+"""Stamps of a series: their frequency, what is missing or twice, and what is done about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dlkit.errors import DataError
+
+FILLS = ("none", "forward", "interpolate")
+# Rows that are named where something is wrong with them.
+NAMED = 3
+# How many steps a season has, by frequency; several where several are usual, the shortest first.
+SEASONS = {"s": (60,), "min": (60, 1440), "h": (24, 168), "D": (7,), "B": (5,), "W": (52,),
+           "M": (12,), "Q": (4,), "Y": (1,)}  # fmt: skip
+
+
+def stamps(column: Any, where: str, name: str) -> pd.DatetimeIndex:
+    """Read a column as stamps, in UTC where they carry zones.
+
+    Whole numbers of four digits are years.
+
+    Raises:
+        DataError: a value that is no stamp (with its row), or none there.
+    """
+    values = pd.Series(column)
+    if pd.api.types.is_numeric_dtype(values) and values.notna().all():
+        whole = (values == values.round()).all()
+        if whole and values.between(1000, 2999).all():
+            return pd.DatetimeIndex(pd.to_datetime(values.astype(int).astype(str), format="%Y"))
+        raise DataError(
+            f"{where}: the time column '{name}' holds numbers such as {values.iloc[0]:g}; accepted: "
+            "stamps such as 2024-01-31 or 2024-01-31 13:00, or years"
+        )
+    zoned = values.astype(str).str.contains(r"(?:Z|[+-]\d\d:?\d\d)$", regex=True)
+    found = pd.to_datetime(values, errors="coerce", utc=bool(zoned.any()), format="mixed")
+    wrong = np.flatnonzero(found.isna().to_numpy())
+    if len(wrong):
+        raise DataError(
+            f"{where}: {_rows(wrong)} of the time column '{name}' hold no stamp, such as "
+            f"{str(values.iloc[wrong[0]])!r}"
+        )
+    index = pd.DatetimeIndex(found)
+    return index.tz_localize(None) if index.tz is not None else index
+
+
+def frequency(index: pd.DatetimeIndex, where: str) -> str:
+    """Return the pandas offset alias that fits sorted stamps without doubles best.
+
+    Where stamps are missing, it is the one that the longest run without a gap has.
+
+    Raises:
+        DataError: fewer than 3 stamps, or no regular step.
+    """
+    if len(index) < 3:
+        raise DataError(f"{where}: has {len(index)} stamps; needed: at least 3 to tell a frequency")
+    found = pd.infer_freq(index)
+    if found:
+        return found
+    steps = np.diff(index.to_numpy())
+    # Months differ in length: they are looked for in the longest stretch of steps like the usual.
+    usual = pd.Series(steps).mode().iloc[0]
+    near = (steps >= usual * 0.85) & (steps <= usual * 1.15)
+    ends = np.flatnonzero(np.diff(np.concatenate([[0], near.astype(int), [0]])))
+    runs = ends.reshape(-1, 2)
+    begin, end = runs[np.argmax(runs[:, 1] - runs[:, 0])]
+    found = pd.infer_freq(index[begin : end + 1]) if end - begin >= 2 else None
+    if found is None and np.mean(steps == usual) > 0.5:
+        found = pd.tseries.frequencies.to_offset(pd.Timedelta(usual)).freqstr
+    if found is None:
+        raise DataError(
+            f"{where}: the stamps follow no regular step (most often {pd.Timedelta(usual)}, "
+            f"{np.mean(steps == usual):.0%} of them); resample them first"
+        )
+    return found
+
+
+def seasons(alias: str) -> tuple[int, ...]:
+    """Return how many steps the usual seasons of a frequency have; 1 alone where it has none."""
+    offset = pd.tseries.frequencies.to_offset(alias)
+    base = str(offset.rule_code).split("-")[0]
+    key = {"ME": "M", "MS": "M", "QE": "Q", "QS": "Q", "YE": "Y", "YS": "Y", "BME": "M", "BMS": "M"}
+    known = SEASONS.get(key.get(base, base), (1,))
+    return tuple(max(1, round(each / offset.n)) for each in known)
+
+
+def regular(
+    frame: pd.DataFrame, alias: str, fill: str, where: str
+) -> tuple[pd.DataFrame, list[str]]:
+    """Bring one series onto its frequency without gaps.
+
+    Args:
+        frame: columns of numbers, the index sorted stamps without doubles.
+        alias: see `frequency`.
+        fill: "none" (a gap is refused), "forward" (the last value stays) or "interpolate"
+            (a straight line; at the ends the nearest value).
+        where: for errors and notes.
+    Returns:
+        The frame, of float64 without NaN, and sentences that say what was filled.
+    Raises:
+        DataError: gaps or NaN while `fill` is "none"; stamps off the frequency; a column of NaN
+            alone.
+    """
+    whole = pd.date_range(frame.index[0], frame.index[-1], freq=alias)
+    off = ~frame.index.isin(whole)
+    if off.any():
+        raise DataError(
+            f"{where}: {_stamps(frame.index[off])} lie off the frequency {alias}; "
+            "resample them first"
+        )
+    notes, empty = [], [name for name in frame if frame[name].isna().all()]
+    if empty:
+        raise DataError(f"{where}: '{empty[0]}' holds no number at all")
+    missing = whole.difference(frame.index)
+    holes = frame.isna()
+    said = []
+    if len(missing):
+        said.append(f"{len(missing):,} stamps are missing ({_stamps(missing)})")
+    for name in frame:
+        if holes[name].any():
+            at = frame.index[holes[name]]
+            said.append(f"{len(at):,} values of '{name}' are missing ({_stamps(at)})")
+    if said and fill == "none":
+        raise DataError(f"{where}: {'; '.join(said)}; give --fill forward or --fill interpolate")
+    frame = frame.reindex(whole)
+    if said:
+        filled = frame.ffill() if fill == "forward" else frame.interpolate("time")
+        frame = filled.bfill().ffill()
+        how = "the value before" if fill == "forward" else "a straight line between neighbours"
+        notes.append(f"{where}: {'; '.join(said)}; filled with {how}")
+    return frame.astype(np.float64), notes
+
+
+def _stamps(index: pd.DatetimeIndex) -> str:
+    named = ", ".join(_short(stamp) for stamp in index[:NAMED])
+    return named + (", ..." if len(index) > NAMED else "")
+
+
+def _short(stamp: pd.Timestamp) -> str:
+    return str(stamp.date()) if stamp == stamp.normalize() else str(stamp)
+
+
+def _rows(wrong: np.ndarray) -> str:
+    """Name rows by their number, from 1."""
+    named = ", ".join(str(i + 1) for i in wrong[:NAMED])
+    more = f" and {len(wrong) - NAMED:,} more" if len(wrong) > NAMED else ""
+    return f"row{'s' * (len(wrong) > 1)} {named}{more}"

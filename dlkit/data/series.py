@@ -1,0 +1,397 @@
+"""Series to forecast: a table in, windows of scaled numbers out, split by time."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dlkit.data.calendar import frequency, regular, seasons, stamps
+from dlkit.data.series_sources import Roles, find_roles, read
+from dlkit.data.spec import SeriesSpec
+from dlkit.errors import DataError, OptionError
+
+SPLITS = ("train", "validation", "test")
+# Series that are named where many are meant.
+NAMED = 3
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where one series lies in the rows of all, and how it is cut by time.
+
+    Attributes:
+        name: of the series; "" where there is only one.
+        begin: its first row.
+        ends: the rows after the last of train, validation and test.
+        first: its first stamp.
+    """
+
+    name: str
+    begin: int
+    ends: tuple[int, int, int]
+    first: pd.Timestamp
+
+
+@dataclass(frozen=True)
+class SeriesData:
+    """Series on one frequency, cut by time.
+
+    Attributes:
+        source: the string that names it.
+        rows: all series end to end, float64 `(n, channels)` in their own units: the targets, the
+            past covariates, the future covariates.
+        static: float32 `(series, static)`.
+        spans: of each series.
+        spec: what a model must know.
+        roles: what each column is.
+        alias: pandas' name of the frequency.
+        season: steps of a season, 1 for none.
+        mean, deviation: of each channel over the training spans, float64 `(channels,)`; what is
+            constant there has a deviation of 1.
+        static_mean, static_deviation: the same of static features, over the series.
+        notes: sentences a user should read.
+    """
+
+    source: str
+    rows: np.ndarray
+    static: np.ndarray
+    spans: tuple[Span, ...]
+    spec: SeriesSpec
+    roles: Roles
+    alias: str
+    season: int
+    mean: np.ndarray
+    deviation: np.ndarray
+    static_mean: np.ndarray
+    static_deviation: np.ndarray
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the channels, in the order of the rows."""
+        return (*self.roles.targets, *self.roles.past, *self.roles.future)
+
+    def starts(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return where each window of a split starts, and of which series it is.
+
+        A window belongs to the split that its whole horizon lies in; what it looks back on may lie
+        before. None is left out.
+
+        Returns:
+            Row numbers int64 `(n,)`, and numbers of series int32 `(n,)`, in order.
+        """
+        lookback, horizon = self.spec.input_shape[0], self.spec.horizon
+        at = SPLITS.index(split)
+        found, owners = [], []
+        for number, span in enumerate(self.spans):
+            low = span.begin if at == 0 else max(span.begin, span.ends[at - 1] - lookback)
+            high = span.ends[at] - lookback - horizon
+            found.append(np.arange(low, high + 1, dtype=np.int64))
+            owners.append(np.full(len(found[-1]), number, np.int32))
+        return np.concatenate(found), np.concatenate(owners)
+
+    def fingerprint(self) -> str:
+        """Return a sha256 over every row and cut, in order."""
+        whole = hashlib.sha256(repr((self.columns, self.alias)).encode())
+        whole.update(np.ascontiguousarray(self.rows).data)
+        whole.update(np.ascontiguousarray(self.static).data)
+        for span in self.spans:
+            whole.update(repr((span.name, span.begin, span.ends, str(span.first))).encode())
+        return whole.hexdigest()
+
+    def sizes(self) -> dict[str, int]:
+        """Return the number of windows of each split."""
+        return {name: len(self.starts(name)[0]) for name in SPLITS}
+
+    def describe(self) -> str:
+        """Say what was loaded, in one line."""
+        lookback, channels = self.spec.input_shape
+        of = f"{len(self.spans):,} series of " if len(self.spans) > 1 else ""
+        sizes = ", ".join(f"{n:,} {name}" for name, n in self.sizes().items())
+        return (
+            f"data {self.source}: {of}{channels} channel{'s' * (channels > 1)}, "
+            f"{len(self.rows):,} rows, every {self.alias}, season {self.season}; lookback "
+            f"{lookback}, horizon {self.spec.horizon}; windows {sizes}"
+        )
+
+
+def cuts(split: str, index: pd.DatetimeIndex) -> tuple[int, int, int]:
+    """Return the rows after the last of train, validation and test.
+
+    Args:
+        split: "70/10/20" per cent, "8640/2880/2880" rows, or "2001-01-01/2005-01-01", the first
+            stamps of validation and of test.
+        index: the stamps of one series.
+    Raises:
+        OptionError: neither of these, nothing for train or validation, or more rows than there are.
+    """
+    accepted = (
+        "accepted: per cent such as 70/10/20, rows such as 8640/2880/2880, or the first dates of "
+        "validation and test such as 2001-01-01/2005-01-01"
+    )
+    parts, n = [part.strip() for part in split.split("/")], len(index)
+    if len(parts) == 2:
+        try:
+            first = [pd.Timestamp(part) for part in parts]
+        except ValueError:
+            raise OptionError(f"--split: got '{split}'; {accepted}") from None
+        ends = (*(int(index.searchsorted(stamp)) for stamp in first), n)
+    else:
+        try:
+            numbers = [float(part) for part in parts]
+        except ValueError:
+            raise OptionError(f"--split: got '{split}'; {accepted}") from None
+        if len(numbers) != 3 or min(numbers) < 0 or not all(map(np.isfinite, numbers)):
+            raise OptionError(f"--split: got '{split}'; {accepted}")
+        if abs(sum(numbers) - 100) > 1e-9:
+            if any(number != int(number) for number in numbers):
+                raise OptionError(f"--split: got '{split}'; {accepted}")
+            if sum(numbers) > n:
+                raise OptionError(f"--split: got '{split}', {sum(numbers):g} rows; there are {n:,}")
+            ends = tuple(int(e) for e in np.cumsum(numbers))
+        else:
+            ends = (int(n * numbers[0] / 100), int(n * (numbers[0] + numbers[1]) / 100), n)
+    if not 0 < ends[0] < ends[1] <= ends[2]:
+        raise OptionError(
+            f"--split: got '{split}', which leaves {ends[0]} rows for train and "
+            f"{ends[1] - ends[0]} for validation"
+        )
+    return ends[0], ends[1], ends[2]
+
+
+def usual_horizon(season: int) -> int:
+    """Return how far to forecast where nothing is said: a season, but 4 to 48 steps."""
+    return min(48, max(4, season)) if season > 1 else 8
+
+
+def load_series(
+    source: str,
+    *,
+    roles: Roles | None = None,
+    fill: str = "none",
+    split: str = "70/10/20",
+    lookback: int | None = None,
+    horizon: int | None = None,
+    season: int | None = None,
+    quantiles: tuple[float, ...] = (),
+    joint: bool = False,
+    strict: bool = False,
+    data_dir: str | None = None,
+    download: bool = True,
+) -> SeriesData:
+    """Load series, bring them onto their frequency and cut them by time.
+
+    Args:
+        source: `sunspots`, `elnino` or `co2` (statsmodels), a `.csv`, `.parquet` or `.jsonl` file,
+            or `tfds:NAME`.
+        roles: what the columns are; what is not said is found.
+        fill: what is done about gaps, see `regular`.
+        split: see `cuts`; each series of a panel is cut by it.
+        lookback: steps that a model sees; three times the larger of horizon and season if None, at
+            most a third of the training rows.
+        horizon: steps to forecast; see `usual_horizon` if None.
+        season: steps of a season; by the frequency and the training span's autocorrelation if None.
+        quantiles, joint: see `SeriesSpec`.
+        strict: refuse a panel with a series that cannot be used; else it is left out, and said.
+        data_dir, download: of tensorflow-datasets.
+    Raises:
+        DataError: a source or column that cannot be used, gaps while `fill` is "none", a series
+            that is too short for lookback and horizon, or constant.
+        OptionError: a split that is not accepted.
+    """
+    where, notes = f"--data {source}", []
+    frame = read(source, data_dir, download)
+    roles = find_roles(frame, roles or Roles(), where)
+    parts = _parts(frame, roles, where, notes)
+    columns = [*roles.targets, *roles.past, *roles.future]
+    alias = frequency(max((each.index for _, each in parts), key=len), where)
+    kept: list[tuple[str, pd.DataFrame]] = []
+    static: dict[str, np.ndarray] = {}
+    refused: list[str] = []
+    for name, part in parts:
+        try:
+            whole, said = regular(part[columns], alias, fill, f"series {name}" if name else where)
+            static[name] = _static(part, roles, name)
+            varies = [(whole[t] != whole[t].iloc[0]).any() for t in roles.targets]
+            if not any(varies):
+                raise DataError(f"{f'series {name}' if name else where}: is constant")
+        except DataError as error:
+            if not name or strict or "--fill" in str(error):
+                raise
+            refused.append(str(error))
+            continue
+        notes += said
+        for target, moves in zip(roles.targets, varies, strict=True):
+            if not moves:
+                notes.append(f"'{target}'{f' of series {name}' if name else ''} is constant")
+        kept.append((name, whole))
+    if not kept:
+        raise DataError(f"{where}: no series can be used: {refused[0]}")
+    ends = {name: cuts(split, part.index) for name, part in kept}
+    if season is None:
+        season = _season(kept, ends, alias)
+    horizon = horizon or usual_horizon(season)
+    shortest = min(each[0] for each in ends.values()) if len(kept) == 1 else None
+    if lookback is None:
+        lookback = 3 * max(horizon, season)
+        if shortest:
+            lookback = max(1, min(lookback, shortest // 3))
+    long_enough = []
+    for name, part in kept:
+        needed = lookback + horizon
+        last = ends[name]
+        short = last[0] < needed or last[1] - last[0] < horizon
+        if short or (last[2] > last[1] and last[2] - last[1] < horizon):
+            message = (
+                f"{f'series {name}' if name else where}: {last[0]:,} training, "
+                f"{last[1] - last[0]:,} validation and {last[2] - last[1]:,} test rows; a lookback "
+                f"of {lookback} and a horizon of {horizon} need {needed:,}, {horizon} and {horizon}"
+            )
+            if not name or strict:
+                raise DataError(message)
+            refused.append(message)
+            continue
+        long_enough.append((name, part))
+    if not long_enough:
+        raise DataError(f"{where}: no series can be used: {refused[-1]}")
+    if refused:
+        more = f" (and {len(refused) - NAMED:,} more)" if len(refused) > NAMED else ""
+        notes.append(f"series left out: {'; '.join(refused[:NAMED])}{more}")
+    return _assembled(
+        source,
+        long_enough,
+        ends,
+        roles,
+        alias,
+        season,
+        lookback,
+        horizon,
+        quantiles,
+        joint,
+        notes,
+        static,
+    )
+
+
+def _parts(
+    frame: pd.DataFrame, roles: Roles, where: str, notes: list[str]
+) -> list[tuple[str, pd.DataFrame]]:
+    """Return each series, its stamps in order and without doubles."""
+    assert roles.time is not None
+    index = stamps(frame[roles.time], where, roles.time)
+    names = frame[roles.series_id].astype(str) if roles.series_id else None
+    values = frame.drop(columns=[roles.time, *([roles.series_id] if roles.series_id else [])])
+    values = values.set_axis(index, axis=0)
+    groups = values.groupby(names.to_numpy(), sort=True) if names is not None else [("", values)]
+    found = []
+    for name, part in groups:
+        here = f"series {name}" if names is not None else where
+        if not part.index.is_monotonic_increasing:
+            notes.append(f"{here}: the stamps were not in order and have been sorted")
+            part = part.sort_index(kind="stable")
+        twice = part.index[part.index.duplicated()].unique()
+        if len(twice):
+            shown = ", ".join(str(stamp) for stamp in twice[:NAMED])
+            raise DataError(
+                f"{here}: {len(twice):,} stamps stand there more than once ({shown}); keep one row "
+                "each, or name the column that tells series apart with --series-id"
+            )
+        found.append((str(name), part))
+    return found
+
+
+def _static(part: pd.DataFrame, roles: Roles, name: str) -> np.ndarray:
+    """Return what holds for a whole series, float32 `(static,)`."""
+    for column in roles.static:
+        values = part[column]
+        if values.isna().any() or values.nunique() > 1:
+            raise DataError(
+                f"--static: '{column}' of series {name or 'there'} is missing or changes; accepted: "
+                "one number a series"
+            )
+    return part[list(roles.static)].iloc[0].to_numpy(np.float32)
+
+
+def _season(kept: list, ends: dict, alias: str) -> int:
+    """Return the season among the frequency's usual ones, or its cycle, that correlates most."""
+    name, part = max(kept, key=lambda each: len(each[1]))
+    values = part.iloc[: ends[name][0], 0].to_numpy()
+    usual = [each for each in seasons(alias) if 2 * each <= len(values) and each > 1]
+    if not usual:
+        usual = list(range(4, min(len(values) // 3, 50)))
+    best, lag = 0.2, 1  # a weaker correlation is no season
+    for each in usual:
+        found = autocorrelation(values, each)
+        if found > best:
+            best, lag = found, each
+    return lag
+
+
+def autocorrelation(values: np.ndarray, lag: int) -> float:
+    """Return the autocorrelation of a series without its straight line, in [-1, 1]."""
+    line = np.polyval(np.polyfit(np.arange(len(values)), values, 1), np.arange(len(values)))
+    rest = values - line
+    power = float(rest @ rest)
+    return float(rest[lag:] @ rest[:-lag]) / power if power > 0 and lag < len(rest) else 0.0
+
+
+def _assembled(
+    source: str,
+    kept: list[tuple[str, pd.DataFrame]],
+    ends: dict[str, tuple[int, int, int]],
+    roles: Roles,
+    alias: str,
+    season: int,
+    lookback: int,
+    horizon: int,
+    quantiles: tuple[float, ...],
+    joint: bool,
+    notes: list[str],
+    static: dict[str, np.ndarray],
+) -> SeriesData:
+    columns = [*roles.targets, *roles.past, *roles.future]
+    spans, begin = [], 0
+    for name, part in kept:
+        a, b, c = ends[name]
+        spans.append(Span(name, begin, (begin + a, begin + b, begin + c), part.index[0]))
+        begin += len(part)
+    rows = np.concatenate([part[columns].to_numpy(np.float64) for _, part in kept])
+    trained = np.concatenate([rows[span.begin : span.ends[0]] for span in spans])
+    deviation = trained.std(0)
+    fixed = np.stack([static[name] for name, _ in kept])
+    spread = fixed.std(0)
+    spec = SeriesSpec(
+        (lookback, len(columns)),
+        len(roles.targets),
+        labels=roles.targets,
+        horizon=horizon,
+        past=len(roles.past),
+        future=len(roles.future),
+        static=len(roles.static),
+        quantiles=quantiles,
+        joint=joint,
+    )
+    return SeriesData(
+        source=source,
+        rows=rows,
+        static=fixed,
+        spans=tuple(spans),
+        spec=spec,
+        roles=roles,
+        alias=alias,
+        season=season,
+        mean=trained.mean(0),
+        deviation=np.where(deviation > 1e-12 * np.abs(trained).max(0), deviation, 1.0),
+        static_mean=fixed.mean(0),
+        static_deviation=np.where(spread > 0, spread, 1.0),
+        notes=notes,
+    )
+
+
+def gathered(rows: Any, starts: Any, length: int) -> Any:
+    """Gather windows of rows in one product of indices, in NumPy: `(n, length, channels)`."""
+    return rows[np.asarray(starts)[:, None] + np.arange(length)]
