@@ -14,9 +14,9 @@ from PIL import Image
 
 from dlkit.errors import DataError, OptionError
 from dlkit.evaluation import samples, text_plots
+from dlkit.evaluation.blocks import block_length
 from dlkit.evaluation.ngram import compression, log_probabilities, ngram_baseline
 from dlkit.evaluation.text import (
-    block_length,
     distinct,
     intervals,
     memorised,

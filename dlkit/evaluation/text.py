@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from dlkit.errors import DataError
+from dlkit.evaluation.blocks import block_length, middle, resampled
 from dlkit.evaluation.ngram import LARGEST, code_points, compression, ngram_baseline
 from dlkit.evaluation.samples import distinct, memorised, repetition
 
-RESAMPLES = 1000
 LN2 = float(np.log(2.0))
 PASSAGES, PASSAGE = 10, 40
 
@@ -52,13 +52,8 @@ def intervals(
         Politis & Romano 1992, "A circular block-resampling procedure for stationary data".
     """
     rows = _rows(log_probabilities, characters, correct)
-    drawn = _measures(_resampled(rows, seed), len(rows))
-    return {name: _middle(values) for name, values in drawn.items()}
-
-
-def block_length(n: int) -> int:
-    """Return how many consecutive tokens of n are drawn together: sqrt(n), rounded."""
-    return max(1, round(n**0.5))
+    drawn = _measures(resampled(rows, seed), len(rows))
+    return {name: middle(values) for name, values in drawn.items()}
 
 
 def _rows(log_probabilities: Any, characters: Any, correct: Any) -> np.ndarray:
@@ -83,20 +78,6 @@ def _measures(sums: np.ndarray, n: int) -> dict[str, np.ndarray]:
         "perplexity": np.exp(nats / n),
         "accuracy": hits / n,
     }
-
-
-def _resampled(rows: np.ndarray, seed: int) -> np.ndarray:
-    """Return the sums over resamples of rows `(n, k)`, scaled to n rows, `(1000, k)`."""
-    n, block = len(rows), block_length(len(rows))
-    count = -(-n // block)
-    ring = np.concatenate([np.zeros_like(rows[:1]), rows, rows[: block - 1]])
-    sums = np.cumsum(ring, 0)
-    starts = np.random.default_rng(seed).integers(0, n, (RESAMPLES, count))
-    return (sums[starts + block] - sums[starts]).sum(1) * (n / (count * block))
-
-
-def _middle(values: np.ndarray) -> list[float]:
-    return [float(v) for v in np.percentile(values, (2.5, 97.5))]
 
 
 def per_character(log_probabilities: Any, characters: Any) -> np.ndarray:
@@ -269,15 +250,15 @@ def _against(
     sums = np.cumsum(np.append(0.0, -ngram.astype(np.float64)))
     theirs = sums[ends] - sums[ends - rows[:, 1].astype(np.int64)]
     pair = np.stack([rows[:, 0] - theirs, rows[:, 1]], 1)
-    drawn = _resampled(pair, 0)
-    middle, (low, high) = pair[:, 0].sum() / pair[:, 1].sum(), _middle(drawn[:, 0] / drawn[:, 1])
+    drawn = resampled(pair, 0)
+    mean, (low, high) = pair[:, 0].sum() / pair[:, 1].sum(), middle(drawn[:, 0] / drawn[:, 1])
     overlap = "overlap" if own[0] <= other[1] and other[0] <= own[1] else "do not overlap"
     chance = "may be chance" if low <= 0 <= high else "is more than chance"
     words = (
         f"the intervals of the model's loss and the n-gram's {overlap}; on the same blocks of text "
-        f"the difference, {middle:+.4f} [{low:+.4f}, {high:+.4f}] nats per character, {chance}"
+        f"the difference, {mean:+.4f} [{low:+.4f}, {high:+.4f}] nats per character, {chance}"
     )
-    return {"difference": float(middle), "interval": [low, high]}, words
+    return {"difference": float(mean), "interval": [low, high]}, words
 
 
 def _smaller(loss: float, beside: Mapping[str, Any]) -> list[str]:
