@@ -50,8 +50,8 @@ ROWS = {
     # Asked of 30 minutes.
     "best-10m": Row(("--time-limit", "10m"), asked=1.58),
     "lstm-10m": Row(("--model", "lstm", "--time-limit", "10m"), asked=1.64),
-    "gru-5m": Row(("--model", "gru", "--time-limit", "5m")),
-    "simple-rnn-5m": Row(("--model", "simple-rnn", "--time-limit", "5m")),
+    "gru-3m": Row(("--model", "gru", "--time-limit", "3m")),
+    "simple-rnn-3m": Row(("--model", "simple-rnn", "--time-limit", "3m")),
 }
 
 

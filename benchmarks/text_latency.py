@@ -37,11 +37,11 @@ def timed(rounds: int) -> dict[str, Any]:
     """Measure the last run of this folder's store; milliseconds, medians over `rounds`."""
     from pipelines.text_generation.generate import Generator, Wish, generate
 
-    generator = Generator("last")
-    list(generate("last", PROMPT, Wish(max_tokens=20), source=generator))  # warms
+    generator = Generator("latest")
+    list(generate("latest", PROMPT, Wish(max_tokens=20), source=generator))  # warms
     first, early, late = [], [], []
     for i in range(rounds):
-        rows = list(generate("last", PROMPT, Wish(max_tokens=1, seed=i), source=generator))
+        rows = list(generate("latest", PROMPT, Wish(max_tokens=1, seed=i), source=generator))
         first.append(rows[-1]["seconds_to_first"])
     tokens, _ = generator.encode(PROMPT[:1], strict=True)
     for i in range(rounds):

@@ -69,14 +69,14 @@ def train(job: dict[str, Any]) -> None:
     import numpy as np
     import tensorflow as tf
 
-    from dlkit import losses, optimizers, steps
+    from dlkit import optimizers, steps
     from dlkit.data.windows import lane_stream, window_stream
 
     model = dlkit_model(job)
     model.compile(
         optimizer=optimizers.make_optimizer("adamw", 1e-3, 0.1, 1.0, 0.99),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=[keras.metrics.MeanMetricWrapper(losses.accuracy, name="accuracy")],
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         jit_compile=False,
     )
     model.optimizer.build(model.trainable_variables)
@@ -101,7 +101,9 @@ def train(job: dict[str, Any]) -> None:
         averages=[],
         ema=None,
         micro_batch=None,
+        steps_per_epoch=1000,
         precision=job.get("precision", "float32"),
+        compiled=job["net"] == "gpt",
     )
     line = tf.constant((0.0, 1.0, 1e6, 1.0), tf.float64)
     at = 0

@@ -17,7 +17,7 @@ Interrupted is no error: it is the KeyboardInterrupt of any signal.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class DlkitError(Exception):
@@ -81,3 +81,13 @@ def nearest(name: str, accepted: Iterable[str]) -> str:
 def one_of(accepted: Iterable[str]) -> str:
     """Return the accepted names as a sorted, comma-separated list."""
     return ", ".join(sorted(accepted))
+
+
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """Return the first names with commas between, and `", ..."` where there are more."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def counted(n: int, noun: str, plural: str | None = None) -> str:
+    """Return a number with its noun: `"1 image"`, `"2,000 images"`, `"1 class"`, `"2 classes"`."""
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"

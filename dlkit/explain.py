@@ -14,6 +14,8 @@ from dlkit.errors import OptionError, SpecError, nearest, one_of
 
 # Nats; a change of the logit smaller than this is not divided by.
 SMALLEST_CHANGE = 0.1
+# Nats at one place; where no place has so much, the answer does not depend on the image.
+SMALLEST_EVIDENCE = 1e-6
 FIRST_STEPS, MOST_STEPS = 32, 4096
 BATCH = 64
 
@@ -24,7 +26,8 @@ class Explanation:
 
     Attributes:
         heat: float32 `(h, w)` in pixels of the model's input. Grad-CAM: at least 0. Integrated
-            gradients: signed, in nats of the logit, summed over the channels.
+            gradients: signed, in nats of the logit, summed over the channels. 0 all over where no
+            place has 1e-6 of it: that is rounding.
         peak: row and column of the strongest evidence; None where no value is above 0.
         layer: the feature map's layer, for Grad-CAM.
         steps: intervals of the path, for integrated gradients.
@@ -85,6 +88,7 @@ def grad_cam(model: keras.Model, layer: str | None = None) -> Explainer:
 
     def explain(image: np.ndarray, target: int) -> Explanation:
         found = heat(tf.constant(image[None]), tf.constant(target)).numpy()
+        found = _seen(found)
         return Explanation(found, _peak(found), chosen)
 
     return explain
@@ -143,8 +147,8 @@ def integrated_gradients(
             # Half way between the points there are.
             more, _ = along(image, (np.arange(steps) + 0.5) / steps, target)
             inner, steps = inner + more, 2 * steps
-        heat = attributions.sum(-1)
-        return Explanation(heat.astype(np.float32), _peak(heat), None, steps, error)
+        heat = _seen(attributions.sum(-1).astype(np.float32))
+        return Explanation(heat, _peak(heat), None, steps, error)
 
     return explain
 
@@ -240,6 +244,11 @@ def _is_convolved(tensor: Any) -> bool:
         todo += [t for t in inputs if len(t.shape) == 4 and id(t) not in seen]
         seen |= {id(t) for t in inputs}
     return met
+
+
+def _seen(heat: np.ndarray) -> np.ndarray:
+    """Return a map, or zeros for one that is rounding alone."""
+    return heat if np.abs(heat).max() >= SMALLEST_EVIDENCE else np.zeros_like(heat)
 
 
 def _peak(heat: np.ndarray) -> tuple[int, int] | None:

@@ -17,13 +17,14 @@ from dlkit.models.causal import State, advance, initial_state
 
 # Prompts are padded to one of these lengths or the context's, so that few graphs are made.
 PADDED = (16, 64, 256, 1024)
+COLDEST = 1e-3
 
 
 class Sampling(NamedTuple):
     """How the next token is drawn; each a tensor `(b,)`.
 
     Attributes:
-        temperature: float32, above 0: the logits are divided by it.
+        temperature: float32: the logits are divided by it, or by 0.001 where it is not above that.
         top_k: int32: only so many of the likeliest tokens; 0 for all, 1 for the likeliest alone.
         top_p: float32, in (0, 1]: the fewest likeliest tokens that reach this share together
             (Holtzman et al. 2020, arXiv:1904.09751).
@@ -68,7 +69,9 @@ def choose(logits: Any, seed: Any, place: Any, sampling: Sampling) -> tf.Tensor:
         seed, place: see `uniform`.
         sampling: what may be drawn, and how likely.
     """
-    scaled = logits / sampling.temperature[:, None]
+    # What is not above 0 (a server cannot ask) comes to the likeliest token.
+    temperature = tf.where(sampling.temperature > COLDEST, sampling.temperature, COLDEST)
+    scaled = logits / temperature[:, None]
     order = tf.argsort(scaled, axis=-1, direction="DESCENDING", stable=True)
     shares = tf.nn.softmax(tf.gather(scaled, order, batch_dims=1))  # (b, v), falling
     rank = tf.range(tf.shape(logits)[1])[None]
@@ -81,6 +84,7 @@ def choose(logits: Any, seed: Any, place: Any, sampling: Sampling) -> tf.Tensor:
             sampling.top_p[:, None] >= 1.0,
         ),
     )
+    kept = tf.logical_or(kept, rank == 0)
     reached = tf.cumsum(tf.where(kept, shares, 0.0), axis=1)
     mark = uniform(seed, place)[:, None] * reached[:, -1:]
     at = tf.reduce_sum(tf.cast(reached <= mark, tf.int32), axis=1)

@@ -1,4 +1,4 @@
-"""Losses of a classifier on logits, for class numbers and for mixed targets alike."""
+"""Losses: of a classifier on logits, for class numbers and mixed targets alike; of forecasts."""
 
 from __future__ import annotations
 
@@ -78,3 +78,29 @@ def balanced_weights(counts: Sequence[int]) -> list[float]:
     there = [c for c in counts if c]
     total = sum(there)
     return [total / (len(there) * c) if c else 0.0 for c in counts]
+
+
+def error(name: str) -> Any:
+    """Return a loss of forecasts `(b, horizon, targets)`: "mse" or "mae", to float32 `(b,)`."""
+
+    def loss(targets: Any, forecast: Any) -> Any:
+        off = ops.cast(forecast, "float32") - ops.cast(targets, "float32")
+        each = ops.square(off) if name == "mse" else ops.abs(off)
+        return ops.mean(each, (1, 2))
+
+    return loss
+
+
+def pinball(levels: Sequence[float]) -> Any:
+    """Return the loss of quantiles `(b, horizon, targets, q)`, to float32 `(b,)`.
+
+    Twice the pinball loss (Koenker & Bassett 1978), so that the median alone gives the absolute
+    error.
+    """
+
+    def loss(targets: Any, forecast: Any) -> Any:
+        level = ops.convert_to_tensor(levels, "float32")
+        off = ops.expand_dims(ops.cast(targets, "float32"), -1) - ops.cast(forecast, "float32")
+        return 2.0 * ops.mean(ops.maximum(level * off, (level - 1.0) * off), (1, 2, 3))
+
+    return loss

@@ -54,14 +54,24 @@ def train_loop(
     averages: list[tf.Variable],
     ema: float | None,
     micro_batch: int | None,
+    steps_per_epoch: int,
     precision: str = "float32",
+    compiled: bool = False,
 ) -> Callable[..., None]:
     """Return a traced function that trains on `count` batches.
+
+    Where `compiled`, XLA compiles the step: many small operations become few.
 
     Its arguments are an iterator of batches, `count` and the first step (int64 scalars), and
     float64 `(4,)`: `schedule_line` of the position, and the factor of the learning rate.
     """
     step_on = model.train_step if micro_batch is None else accumulated_step(model, micro_batch)
+
+    def step_once(batch: Any) -> None:
+        with computing_in(model, precision):
+            step_on(batch)
+
+    once = tf.function(step_once, jit_compile=True) if compiled else step_once
 
     @tf.function
     def train(batches: Any, count: tf.Tensor, step: tf.Tensor, line: tf.Tensor) -> None:
@@ -69,10 +79,9 @@ def train_loop(
             reached = line[0] + line[1] * tf.cast(step + i, tf.float64)
             rate = scheduled_rate(schedule, learning_rate, warmup, reached, line[2])
             model.optimizer.learning_rate.assign(rate * tf.cast(line[3], tf.float32))
-            with computing_in(model, precision):
-                step_on(next(batches))
-            if ema is not None and (step + i + 1) % EMA_EVERY == 0:
-                _average(averages, model, ema, step + i)
+            once(next(batches))
+            if ema is not None and ((step + i) % steps_per_epoch + 1) % EMA_EVERY == 0:
+                _average(averages, model, ema, step + i, EMA_EVERY)
 
     return train
 
@@ -140,10 +149,24 @@ def floats(model: keras.Model) -> list[Any]:
     return [v for v in model.variables if "float" in v.dtype]
 
 
-def _average(averages: list[tf.Variable], model: keras.Model, decay: float, step: Any) -> None:
-    """Move each average towards its variable, by as much as `EMA_EVERY` steps would."""
+def catch_up(
+    averages: list[tf.Variable], model: keras.Model, decay: float, step: int, steps_per_epoch: int
+) -> None:
+    """Bring the averages up to the model after `step` steps, before it is validated.
+
+    Where an epoch is no multiple of `EMA_EVERY`, its last steps have not reached them.
+    """
+    rest = (step % steps_per_epoch or steps_per_epoch) % EMA_EVERY
+    if rest:
+        _average(averages, model, decay, step - 1, rest)
+
+
+def _average(
+    averages: list[tf.Variable], model: keras.Model, decay: float, step: Any, count: int
+) -> None:
+    """Move each average towards its variable, by as much as `count` steps would."""
     done = tf.cast(step, tf.float32)
-    kept = tf.minimum(decay, (1.0 + done) / (10.0 + done)) ** EMA_EVERY
+    kept = tf.minimum(decay, (1.0 + done) / (10.0 + done)) ** count
     for average, v in zip(averages, floats(model), strict=True):
         average.assign_add((1.0 - tf.cast(kept, average.dtype)) * (v.value - average))
 

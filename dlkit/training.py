@@ -86,6 +86,7 @@ def fit(
     monitor_gradients: bool = False,
     freeze: steps.Freeze | None = None,
     precision: str = "float32",
+    compiled: bool = False,
     carried: Sequence[Any] = (),
     on_save: Callable[[], None] = lambda: None,
     quiet: bool = False,
@@ -129,6 +130,7 @@ def fit(
             time limit the number of steps is planned once all are trained, unless the limit comes
             before that.
         precision: what the layers compute in, see `precision`.
+        compiled: compile whole steps by XLA. Transformers train faster so, convolutions slower.
         carried: variables of the training run that are not the model's, such as the state that
             recurrent layers carry from batch to batch.
         on_save: called before each checkpoint: what was logged up to there must be safe by then,
@@ -184,7 +186,9 @@ def fit(
             averages=averages,
             ema=ema,
             micro_batch=at.micro_batch,
+            steps_per_epoch=steps_per_epoch,
             precision=precision,
+            compiled=compiled and at.micro_batch is None,  # parts of a batch differ in size
         )
 
     @tf.function
@@ -246,6 +250,8 @@ def fit(
             return f"the loss rose from {first:.3g} to {logs['loss']:.3g}"
         logs |= {"learning_rate": float(optimizer.learning_rate), "examples_per_second": rate}
         model.reset_metrics()
+        if ema is not None:
+            steps.catch_up(averages, model, ema, at.step, steps_per_epoch)
         now = state_now()
         if not all(np.isfinite(a).all() for a in now if a.dtype.kind == "f"):
             return f"a variable is not finite after step {at.step}"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import sys
 import tempfile
+import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,10 @@ from dlkit.errors import CheckpointError, OptionError, nearest
 
 IMAGENET, NONE = "imagenet", "none"
 ENDINGS = (".keras", ".weights.h5", ".h5", ".npz")
+# A member that every zip of a kind has.
+MEMBERS = {".keras": "config.json", ".npz": "header.npy"}
+HDF5 = b"\x89HDF\r\n\x1a\n"
+ACCEPTED = "a model or weights that Keras saved (.keras, .weights.h5, .h5), a run's checkpoint.npz"
 Named = Sequence[tuple[str, Any]]
 
 
@@ -26,6 +33,7 @@ def check_weights(weights: str, application: bool) -> None:
         application: whether the model is a backbone of `keras.applications`.
     Raises:
         OptionError: no such file, one of another kind, or ImageNet weights for another model.
+        CheckpointError: the file is not what its ending says.
     """
     if weights == NONE:
         return
@@ -44,6 +52,27 @@ def check_weights(weights: str, application: bool) -> None:
         raise OptionError(
             f"--weights: {weights} is a file of no known kind; accepted: {', '.join(ENDINGS)}"
         )
+    _check_kind(path)
+
+
+def _check_kind(path: Path) -> None:
+    """Check by a first look that a file is what its ending says."""
+    kind = {".keras": ".keras file", ".h5": "HDF5 file", ".npz": "dlkit checkpoint"}[path.suffix]
+    try:
+        if path.suffix == ".h5":
+            with open(path, "rb") as file:
+                good = file.read(len(HDF5)) == HDF5
+        else:
+            with zipfile.ZipFile(path) as file:
+                good = MEMBERS[path.suffix] in file.namelist()
+    except zipfile.BadZipFile:
+        good = False
+    except OSError as error:
+        raise CheckpointError(f"--weights: {path} cannot be read: {error.strerror}") from None
+    if not good:
+        raise CheckpointError(
+            f"--weights: {path} is no {kind}, or a damaged one; accepted: {ACCEPTED}"
+        )
 
 
 def load_weights(model: Any, weights: str, backbone: str | None = None) -> str:
@@ -61,12 +90,13 @@ def load_weights(model: Any, weights: str, backbone: str | None = None) -> str:
         A sentence that says what was taken from where.
     Raises:
         OptionError: the ImageNet weights are neither in Keras's cache nor to be had.
-        CheckpointError: the file is broken, or of another architecture.
+        CheckpointError: the file is broken, of another architecture or not what its ending says.
     """
     if weights == IMAGENET:
         assert backbone is not None
         return _assign(model, _imagenet(backbone), f"ImageNet's for {backbone}")
     path = Path(weights).expanduser()
+    _check_kind(path)
     try:
         if path.name.endswith(".weights.h5"):
             return _keras_3(model, path)
@@ -137,9 +167,11 @@ def _imagenet(backbone: str) -> Named:
 
     kind = BACKBONES[backbone]
     try:
-        whole = getattr(keras.applications, kind.function)(
-            include_top=False, weights=IMAGENET, input_shape=(kind.size, kind.size, 3)
-        )
+        # Keras prints its download to standard output, which is the result's.
+        with contextlib.redirect_stdout(sys.stderr):
+            whole = getattr(keras.applications, kind.function)(
+                include_top=False, weights=IMAGENET, input_shape=(kind.size, kind.size, 3)
+            )
     except Exception as error:  # keras.utils.get_file raises a plain Exception
         told = re.search(r"failure on (\S+?): (.*)", str(error))
         if told is None:
@@ -162,8 +194,14 @@ def _model(path: Path) -> Named:
 def _checkpoint(path: Path) -> Named:
     from dlkit import checkpoint
 
-    groups, _ = checkpoint.load(path)
-    best = groups["best"]
+    try:
+        groups, _ = checkpoint.load(path)
+    except CheckpointError:
+        # Its own advice is for a run's owner: to remove the file.
+        raise CheckpointError(
+            f"--weights: {path} is a damaged dlkit checkpoint; accepted: {ACCEPTED}"
+        ) from None
+    best = groups.get("best")
     if not best:
         raise CheckpointError(f"--weights: {path} holds no finished epoch")
     # The best weights are the model's variables, which come first among the live ones.

@@ -22,6 +22,10 @@ COMMANDS = {
         "pipelines.text_generation:commands",
         "Generate text: train, evaluate, generate, export.",
     ),
+    "forecasting": (
+        "pipelines.forecasting:commands",
+        "Forecast time series: train, predict, export.",
+    ),
     "serve": ("pipelines.serve:serve", "Serve exported models over HTTP."),
     "runs": ("pipelines.runs:runs", "List, show, compare, register and deliver runs."),
     "models": ("pipelines.models:models", "List the models of each task, or one's parameters."),
@@ -31,7 +35,15 @@ COMMANDS = {
 
 
 # What the system refuses that the user can mend: a full disk, a quota, permissions.
-MENDABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+MENDABLE = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENAMETOOLONG,
+}
 
 
 class Table(click.Group):

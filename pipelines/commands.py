@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from dlkit.errors import OptionError, nearest, one_of
+from dlkit.errors import OptionError, counted, nearest, one_of
 from dlkit.options import check_keys, options_of, resolve
 
 GROWING = ("epochs", "steps", "time_limit")
@@ -180,7 +180,7 @@ def add_predict(
         rows = predict(run, inputs, strict)
         if output is not None:
             count = write_rows(rows, Path(output).expanduser())
-            click.echo(f"{count} rows in {output}")
+            click.echo(f"{counted(count, 'row')} in {output}")
         elif as_json:
             for row in rows:
                 click.echo(json.dumps(row))

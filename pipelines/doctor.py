@@ -12,6 +12,8 @@ from pathlib import Path
 
 import click
 
+from dlkit.errors import counted
+
 PACKAGES = (
     "tensorflow",
     "keras",
@@ -58,7 +60,7 @@ def look(data_dir: str | None) -> Iterator[tuple[str, bool, str, str]]:
     yield _tensorflow()
     cores = len(os.sched_getaffinity(0))
     threads = os.environ.get("TF_NUM_INTRAOP_THREADS", "one a core")
-    yield "threads", True, f"{cores} cores, TensorFlow uses {threads}", ""
+    yield "threads", True, f"{counted(cores, 'core')}, TensorFlow uses {threads}", ""
     yield _accelerators(cores)
     yield _store()
     yield _disk()
@@ -86,7 +88,7 @@ def _accelerators(cores: int) -> tuple[str, bool, str, str]:
         return "accelerators", False, str(error), ""
     if devices:
         return "accelerators", True, ", ".join(devices), "add --deterministic to resume bit-exactly"
-    return "accelerators", True, f"none; training runs on {cores} cores", ""
+    return "accelerators", True, f"none; training runs on {counted(cores, 'core')}", ""
 
 
 def _store() -> tuple[str, bool, str, str]:
@@ -98,8 +100,10 @@ def _store() -> tuple[str, bool, str, str]:
         waiting = len(list(tracking.spool_folder("*").parent.glob("*/events.jsonl")))
     except DlkitError as error:
         return "store", False, str(error), "make it writable, or set MLFLOW_TRACKING_URI"
-    advice = f"{waiting} runs wait to be delivered: dlkit runs sync" if waiting else ""
-    return "store", True, f"{tracking.store_uri()}, {runs} runs", advice
+    wait = "waits" if waiting == 1 else "wait"
+    spooled = f"{counted(waiting, 'run')} {wait} to be delivered: dlkit runs sync"
+    advice = spooled if waiting else ""
+    return "store", True, f"{tracking.store_uri()}, {counted(runs, 'run')}", advice
 
 
 def _disk() -> tuple[str, bool, str, str]:

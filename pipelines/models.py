@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import click
@@ -55,11 +56,16 @@ def models(task: str | None, name: str | None, as_json: bool) -> None:
 
 
 def _task_of(name: str) -> str:
+    tasks = []
     for task in MODELS:
-        try:
+        with contextlib.suppress(OptionError):
             find(task, name)
-            return task
-        except OptionError:
-            continue
+            tasks.append(task)
+    # A builder of the user's own, by import string, is of no task more than of another.
+    if len(tasks) > 1 and ":" not in name:
+        which = " or ".join(f"dlkit models {task} {name}" for task in tasks)
+        raise OptionError(f"'{name}' is a model of {len(tasks)} tasks; accepted: {which}")
+    if tasks:
+        return tasks[0]
     known = {model for names in MODELS.values() for model in names} | set(MODELS)
     raise OptionError(f"no task or model '{name}'{nearest(name, known)}; accepted: {one_of(known)}")

@@ -112,12 +112,22 @@ def test_unreadable_files_are_left_out_by_name_or_refused(photos: Path, tmp_path
     (folder / "dot" / "text.png").write_text("this is no image")
     whole = next((folder / "dot").glob("*.jpg")).read_bytes()
     (folder / "dot" / "short.jpg").write_bytes(whole[: len(whole) // 2])
-    notes = " ".join(load_images(str(folder)).notes)
-    assert "unreadable images left out" in notes
-    assert "text.png" in notes
-    assert "short.jpg" in notes
-    with pytest.raises(DataError, match=r"--strict: \d unreadable images: .*text\.png"):
+    frames = [Image.fromarray(frame) for frame in pictures(2, channels=3)[0]]
+    frames[0].save(folder / "dot" / "moving.webp", save_all=True, append_images=frames[1:])
+    clear = frames[0].convert("RGBA")
+    clear.putalpha(99)
+    clear.save(folder / "dot" / "clear.webp")
+    clear.save(folder / "dot" / "lossless.webp", lossless=True)
+    notes = [note for note in load_images(str(folder)).notes if "unreadable" in note]
+    assert len(notes) == 1
+    assert notes[0].startswith("5 unreadable images left out: ")
+    with pytest.raises(DataError, match="--strict: 5 unreadable images: ") as caught:
         load_images(str(folder), strict=True)
+    for said in (notes[0], str(caught.value)):
+        for name in ("text.png", "short.jpg", "moving.webp (an animated WebP"):
+            assert name in said
+        for name in ("clear.webp", "lossless.webp"):
+            assert f"{name} (a WebP with transparency" in said
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK"])

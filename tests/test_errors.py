@@ -124,15 +124,20 @@ def test_mistakes_in_arrays(dlkit: Run) -> None:
         save("flat.npz", x=x.reshape(30, -1), y=y): "(n, h, w)",
         save("named.npz", images=x, y=y): "needs x and y",
         save("floats.npz", x=x, y=y + 0.5): "neither whole numbers nor text",
-        save("pickle.npz", x=x, y=np.array([object()] * 30)): "not a readable .npz",
+        save("pickle.npz", x=x, y=np.array([object()] * 30)): "'y' holds Python objects",
         save(
             "unseen.npz", x_train=x[:20], y_train=y[:20] % 2, x_test=x[20:], y_test=y[20:]
         ): "is in test and not in train",
     }
     Path("text.npz").write_text("no zip")
-    cases["text.npz"] = "not a readable .npz"
+    cases["text.npz"] = "not a readable .npz: no zip"
+    np.save("one.npy", x)
+    Path("one.npy").rename("array.npz")
+    cases["array.npz"] = "not a readable .npz: no zip"
     for path, words in cases.items():
-        refused(dlkit(*TRAIN, "--data", path, "--model", "mlp"), words, path)
+        done = dlkit(*TRAIN, "--data", path, "--model", "mlp")
+        refused(done, words, path)
+        assert "pickle" not in done.err.replace("pickle.npz", "")
     assert runs_left(dlkit) == ""
 
 
@@ -148,7 +153,9 @@ def test_mistakes_in_folders(dlkit: Run) -> None:
     for name in ("a", "b"):
         Path("texts", name).mkdir(parents=True)
         Path("texts", name, "x.png").write_text("not an image")
-    refused(dlkit(*TRAIN, "--data", "texts/"), "none of its 2 images can be read")
+    refused(dlkit(*TRAIN, "--data", "texts/"), "none of 2 images can be read")
+    for task in ("image-classification", "text-generation"):
+        refused(dlkit(task, "train", "--data", "one"), "for the folder 'one' write one/")
     assert runs_left(dlkit) == ""
 
 

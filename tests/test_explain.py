@@ -122,6 +122,16 @@ def test_a_linear_model_is_attributed_exactly() -> None:
     assert result.steps == 32
 
 
+def test_an_answer_that_does_not_depend_on_the_image_has_no_attribution(seen: Seen) -> None:
+    model = small_cnn(0)
+    for weight in model.layers[-1].weights:
+        weight.assign(weight * 1e-9)
+    for made in (explain.grad_cam, explain.integrated_gradients):
+        result = made(model)(seen.x[0], 0)
+        assert not result.heat.any()
+        assert result.peak is None
+
+
 def pooled(x: Any) -> Any:
     return layers.Dense(3, name="logits")(layers.GlobalAveragePooling2D()(x))
 
@@ -307,7 +317,7 @@ def test_a_target_a_layer_and_a_table(there: Run, tmp_path: Path) -> None:
         "--target", "dot", "--method", "grad-cam", "--layer", "conv_1_act",
     )  # fmt: skip
     assert done.code == 0, done.err
-    assert "1 unreadable images left out" in done.err
+    assert "1 unreadable image left out" in done.err
     lines = done.out.splitlines()
     assert lines[0].split() == ["file", "label", "probability", "method", "completeness", "error", "peak"]  # fmt: skip
     assert len(lines) == 6 and all("dot" in line and "grad-cam" in line for line in lines[1:4])
@@ -332,7 +342,7 @@ def test_mistakes_end_in_one_line(
     (tmp_path / "text.png").write_text("no image")
     cases: dict[tuple[object, ...], tuple[str, ...]] = {
         ("latest", "absent.png"): ("no file or folder absent.png",),
-        ("latest", tmp_path / "text.png"): ("none of the 1 images can be read",),
+        ("latest", tmp_path / "text.png"): ("the image cannot be read: ", "accepted: .png"),
         ("0123456789", image): ("no run '0123456789'",),
         (patched[1]["export"], image): ("an export holds no Keras model", "give the run"),
         ("latest", image, "--target", "dott"): ("did you mean 'dot'?", "accepted: cross, dot"),

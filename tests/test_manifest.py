@@ -75,8 +75,8 @@ def test_unreadable_files_follow_the_rule_of_folders(album: Path) -> None:
     rows = rows_of(album)
     (album / rows[3][0]).write_text("no image")
     path = write(album / "labels.csv", rows, "path,label")
-    assert any("1 unreadable images left out" in note for note in load_images(str(path)).notes)
-    with pytest.raises(DataError, match="--strict: 1 unreadable images"):
+    assert any("1 unreadable image left out" in note for note in load_images(str(path)).notes)
+    with pytest.raises(DataError, match="--strict: 1 unreadable image: "):
         load_images(str(path), strict=True)
 
 
@@ -94,7 +94,7 @@ def test_mistakes_in_a_manifest(dlkit: Run, album: Path) -> None:
         "path,label": ([], "has no rows"),
         " path,label": ([*rows[:5], ("a.png", "dot"), ("b.png", "dot")], "2 of its 7 files are not there"),
         "path ,label": ([r for r in rows if r[1] == "dot"], "1 class in train, 'dot'"),
-        "path,label ": ([*rows[:2], (rows[2][0],)], "line 4 has 1 cells, the header 2"),
+        "path,label ": ([*rows[:2], (rows[2][0],)], "line 4 has 1 cell, the header 2"),
         " path,label ": ([*rows[:2], (rows[2][0], " ")], "line 4 has no label"),
         "path , label": ([*rows[:2], ("", "dot")], "line 4 has no path"),
         "path,label,split": (dots, "class 'dot' is in test and not in train"),
@@ -127,7 +127,7 @@ def test_mistakes_are_told_before_tensorflow_loads(tmp_path: Path) -> None:
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.endswith("1 of its 1 files are not there: a.png\n")
+    assert done.stderr.endswith("1 of its 1 file is not there: a.png\n")
 
 
 def test_evaluate_and_predict_take_a_manifest(run_there: Run, tmp_path: Path) -> None:
@@ -152,4 +152,4 @@ def test_evaluate_and_predict_take_a_manifest(run_there: Run, tmp_path: Path) ->
     assert np.mean(right) == pytest.approx(scored.json["metrics"]["accuracy"])
     done = run_there("image-classification", "predict", "latest", write(path, [("z.png",)], "path"))
     assert (done.code, done.out) == (2, "")
-    assert f"INPUT {path}: 1 of its 1 files are not there" in done.err
+    assert f"INPUT {path}: 1 of its 1 file is not there" in done.err

@@ -111,7 +111,7 @@ def test_predict_labels_files_as_the_exported_graph_does(
     assert np.mean(right) > 0.6
 
     done = run_there(TASK, "predict", "latest", tmp_path, "--output", tmp_path / "out.csv")
-    assert "1 unreadable images left out" in done.err
+    assert "1 unreadable image left out" in done.err
     table = list(csv.DictReader((tmp_path / "out.csv").read_text().splitlines()))
     assert [r["label"] for r in table] == [r["label"] for r in rows]
     assert float(table[0]["dot"]) == pytest.approx(rows[0]["probabilities"]["dot"])
@@ -121,7 +121,7 @@ def test_predict_labels_files_as_the_exported_graph_does(
     assert (strict.code, strict.out) == (2, "")
     none = run_there(TASK, "predict", "latest", tmp_path / "broken.png")
     assert none.code == 2
-    assert "none of the 1 images can be read" in none.err
+    assert f"INPUT: the image cannot be read: {tmp_path}/broken.png; accepted: .png" in none.err
 
 
 def test_export_copies_a_whole_artefact(

@@ -33,6 +33,9 @@ def test_latest_is_the_newest_finished_run_of_the_task_that_is_no_child(here: Pa
     other = start(task="forecasting")
     assert tracking.find_run("latest", TASK).info.run_id == finished
     assert tracking.find_run("latest").info.run_id == other
+    begun = start(status="KILLED")
+    start(status="KILLED", **{tracking.CHILD_TAG: begun})
+    assert tracking.find_run("latest", TASK, finished=False).info.run_id == begun
 
 
 def test_references_by_the_start_of_an_id(dlkit: Run) -> None:

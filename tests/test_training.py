@@ -332,3 +332,13 @@ def test_a_revised_plan_goes_on_from_the_rate_it_has() -> None:
     assert plan.revise(at, Pace(), 99.9, 50)  # hardly any time: the rate comes down even so
     assert at.total == at.step + 10
     assert reached(plan.schedule_line(at), at.total) == pytest.approx(800)
+
+
+def test_an_average_takes_in_every_step_before_it_is_validated(tmp_path: Path) -> None:
+    # An average that forgets at once is the model itself, however few steps an epoch has.
+    short = {"steps_per_epoch": 3, "epochs": 4}
+    _, _, alone = fit(plain, tmp_path / "a.npz", **short)
+    _, _, averaged = fit(plain, tmp_path / "b.npz", ema=1e-9, **short)
+    for (_, one), (_, other) in zip(alone, averaged, strict=True):
+        assert other["val_loss"] == pytest.approx(one["val_loss"], rel=1e-5)
+    assert len({logs["val_loss"] for _, logs in averaged}) == 4

@@ -164,8 +164,9 @@ def test_imagenet_weights_that_cannot_be_had_are_told_before_the_run(
     monkeypatch.setattr("keras.src.utils.file_utils.config.keras_home", lambda: str(here / "k"))
     monkeypatch.setenv("KERAS_HOME", str(here / "k"))
     arguments = (TASK, "train", "--data", npz, "--model", "applications/mobilenet")
-    done = dlkit(*arguments)
-    assert done.code == 2
+    done = dlkit(*arguments, "--json")
+    assert (done.code, done.out) == (2, "")
+    assert "Downloading data from" in done.err
     last = done.err.splitlines()[-1]
     assert f"--weights imagenet: {here}/k/models/mobilenet_1_0_224_tf_no_top.h5 is not" in last
     assert "--weights FILE or --weights none" in last
@@ -186,16 +187,22 @@ def test_imagenet_weights_that_cannot_be_had_are_told_before_the_run(
         (("--weights", "imagnet"), "no file 'imagnet' (did you mean 'imagenet'?)"),
         (("--weights", "nowhere.keras"), "no file 'nowhere.keras'"),
         (("--weights", "w.txt"), "a file of no known kind; accepted: .keras, .weights.h5"),
+        (("--weights", "w.keras"), "--weights: w.keras is no .keras file"),
+        (("--weights", "w.weights.h5"), "--weights: w.weights.h5 is no HDF5 file"),
+        (("--weights", "w.npz"), "--weights: w.npz is no dlkit checkpoint"),
     ],
 )
 def test_wrong_names_are_told_before_keras_is_asked(
     here: Path, dlkit: Callable[..., Done], arguments: tuple[str, ...], words: str
 ) -> None:
-    (here / "w.txt").write_text("no weights")
+    for ending in (".txt", ".keras", ".weights.h5"):
+        (here / f"w{ending}").write_text("no weights")
+    np.savez(here / "w.npz", x=np.zeros(3))
     done = dlkit(TASK, "train", *arguments)
     assert (done.code, done.out) == (2, "")
     assert len(done.err.splitlines()) == 1
     assert words in done.err
+    assert "remove" not in done.err
 
 
 def written(model: keras.Model, folder: Path, ending: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,11 +69,7 @@ def npz(path: Path) -> Source:
     Raises:
         DataError: the file is not such an .npz; no pickled array is ever loaded.
     """
-    try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(f"--data {path}: not a readable .npz: {error}") from None
+    arrays = _arrays(path)
     pairs = {"train": ("x", "y")} if "x" in arrays else {}
     for suffix, name in SPLITS.items():
         if f"x_{suffix}" in arrays:
@@ -99,6 +96,32 @@ def npz(path: Path) -> Source:
     if len({r.x.shape[1:] for r in rows.values()}) > 1:
         raise DataError(f"--data {path}: the splits hold images of different shapes")
     return Source(rows, labels)
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of an .npz by name."""
+    where = f"--data {path}: not a readable .npz"
+    arrays: dict[str, np.ndarray] = {}
+    key = ""
+    try:
+        # np.load reads other kinds of file too.
+        if not zipfile.is_zipfile(path):
+            with open(path, "rb"):
+                raise DataError(f"{where}: no zip; accepted: what numpy.savez writes")
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            for key in file.files:
+                if isinstance(value := file[key], np.ndarray):
+                    arrays[key] = value
+    except ValueError:
+        raise DataError(
+            f"{where}: '{key}' holds Python objects, which are not loaded; accepted: arrays of "
+            "numbers or of text, such as numpy.array(values).astype(str)"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{where}: {error.strerror or 'damaged'}") from None
+    except (zipfile.BadZipFile, EOFError, zlib.error):
+        raise DataError(f"{where}: damaged{f' at {key!r}' if key else ''}") from None
+    return arrays
 
 
 def _labels(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dlkit.errors import DataError
+from dlkit.errors import DataError, counted
 
 FILLS = ("none", "forward", "interpolate")
 # Rows that are named where something is wrong with them.
@@ -55,7 +55,9 @@ def frequency(index: pd.DatetimeIndex, where: str) -> str:
         DataError: fewer than 3 stamps, or no regular step.
     """
     if len(index) < 3:
-        raise DataError(f"{where}: has {len(index)} stamps; needed: at least 3 to tell a frequency")
+        raise DataError(
+            f"{where}: has {counted(len(index), 'stamp')}; needed: at least 3 to tell a frequency"
+        )
     found = pd.infer_freq(index)
     if found:
         return found
@@ -117,11 +119,13 @@ def regular(
     holes = frame.isna()
     said = []
     if len(missing):
-        said.append(f"{len(missing):,} stamps are missing ({_stamps(missing)})")
+        are = "is" if len(missing) == 1 else "are"
+        said.append(f"{counted(len(missing), 'stamp')} {are} missing ({_stamps(missing)})")
     for name in frame:
         if holes[name].any():
             at = frame.index[holes[name]]
-            said.append(f"{len(at):,} values of '{name}' are missing ({_stamps(at)})")
+            are = "is" if len(at) == 1 else "are"
+            said.append(f"{counted(len(at), 'value')} of '{name}' {are} missing ({_stamps(at)})")
     if said and fill == "none":
         raise DataError(f"{where}: {'; '.join(said)}; give --fill forward or --fill interpolate")
     frame = frame.reindex(whole)

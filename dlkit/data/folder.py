@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from dlkit.errors import DataError, one_of
+from dlkit.errors import DataError, counted
 
 FORMATS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp")
 SPLITS = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}  # fmt: skip
 MAX_PIXELS = 50_000_000
+# Unreadable files that a refusal names.
+STRICT_SHOWN = 20
 EXIF_ORIENTATION = 0x0112
 GREY = ("1", "L", "LA", "I", "I;16", "I;16B")
 Files = dict[str, list[tuple[str, int]]]
@@ -80,21 +82,19 @@ def scan(
     source: str,
     images: Mapping[str, Sequence[tuple[str, str]]],
     shape: tuple[int, int, int | None] | None,
-    strict: bool,
 ) -> tuple[tuple[int, int, int], Files, tuple[str, ...], list[str], Found]:
-    """Read the header of every listed image.
+    """Read the header of every listed image; what has none that can be read is left out, unsaid.
 
     Args:
         source: names the listing in errors.
         images: `(file, label)` by split.
         shape: height, width and channels that images are brought to; see `load_images`.
-        strict: refuse an unreadable file.
     Returns:
         The common shape `(h, w, c)` (the commonest size and, if every image is grey, one channel,
         unless `shape` says otherwise), `(file, class number)` by split, sorted label names, notes,
         and what was found.
     Raises:
-        DataError: no readable image; an unreadable one if `strict`.
+        DataError: no readable image.
     """
     labels = tuple(sorted({label for rows in images.values() for _, label in rows}))
     numbers = {label: number for number, label in enumerate(labels)}
@@ -113,22 +113,19 @@ def scan(
                 rotated += turned
                 files[name].append((file, numbers[label]))
     notes: list[str] = []
-    unreadable(found.corrupt, strict, notes)
     sizes = found.sizes
     if not sizes:
-        raise DataError(
-            f"--data {source}: none of its {len(found.corrupt)} images can be read: "
-            f"{found.corrupt[0]}, ..."
-        )
+        raise DataError(f"--data {source}: {none_of(found.corrupt)}")
     height, width = max(sizes, key=lambda s: (sizes[s], -s[0] * s[1]))
     channels = 1 if set(found.modes) <= set(GREY) else 3
     if shape is not None:
         height, width, channels = shape[0], shape[1], shape[2] or channels
     other = sum(count for size, count in sizes.items() if size != (height, width))
     if other:
-        notes.append(f"{other} of {sum(sizes.values())} images are resized to {height} x {width}")
+        of = f"{other} of {counted(sum(sizes.values()), 'image')}"
+        notes.append(f"{of} {'is' if other == 1 else 'are'} resized to {height} x {width}")
     if rotated:
-        notes.append(f"{rotated} images carry an EXIF rotation, which is not applied")
+        notes.append(f"{counted(rotated, 'image')} with an EXIF rotation, which is not applied")
     return (height, width, channels), files, labels, notes, found
 
 
@@ -148,14 +145,39 @@ def _header(file: str) -> tuple[tuple[int, int], str, bool] | None:
         return None
 
 
-def unreadable(files: list[str], strict: bool, notes: list[str]) -> None:
-    """Note unreadable files by name, or refuse them."""
-    if not files:
-        return
-    shown = ", ".join(files[:5]) + (", ..." if len(files) > 5 else "")
-    if strict:
-        raise DataError(f"--strict: {len(files)} unreadable images: {shown}")
-    notes.append(f"{len(files)} unreadable images left out: {shown}")
+def left_out(files: Sequence[str | Path]) -> str:
+    """Say that files cannot be read, with the first few names."""
+    return f"{counted(len(files), 'unreadable image')} left out: {named(files)}"
+
+
+def none_of(files: Sequence[str | Path]) -> str:
+    """Say that not one of the files can be read, with the first few names."""
+    which = "the image" if len(files) == 1 else f"none of {len(files):,} images"
+    cannot = "cannot" if len(files) == 1 else "can"
+    return f"{which} {cannot} be read: {named(files)}; accepted: {' '.join(FORMATS)}"
+
+
+def named(files: Sequence[str | Path], most: int = 5) -> str:
+    """Return the first few names of unreadable files, each with what is known against it."""
+    shown = ", ".join(f"{file}{_against(file)}" for file in files[:most])
+    return shown + (", ..." if len(files) > most else "")
+
+
+def _against(file: str | Path) -> str:
+    """Name a kind of WebP that TensorFlow does not decode, which other programs show."""
+    try:
+        with open(file, "rb") as raw:
+            head = raw.read(25)
+    except OSError:
+        return ""
+    if head[:4] != b"RIFF" or head[8:12] != b"WEBP" or len(head) < 25:
+        return ""
+    # Flags of the extended container; of a lossless picture, the bit behind width and height.
+    if head[12:16] == b"VP8X" and head[20] & 0x02:
+        return " (an animated WebP: only still ones are read)"
+    if (head[12:16] == b"VP8X" and head[20] & 0x10) or (head[12:16] == b"VP8L" and head[24] & 0x10):
+        return " (a WebP with transparency: only opaque ones are read)"
+    return ""
 
 
 def decode(
@@ -166,19 +188,19 @@ def decode(
     found: Found,
     stream: bool | None = None,
 ) -> dict[str, tuple[Any, np.ndarray, list[str]]]:
-    """Decode every file to uint8 `(n, h, w, c)`, leaving out those that do not decode.
+    """Decode every file to uint8 `(n, h, w, c)`; say or refuse what here or in `scan` was left out.
 
     Args:
         files: file and class number, by split.
         shape: what each image is brought to.
         strict: refuse a file that does not decode.
         notes: what should be said is added here.
-        found: files that do not decode are added here.
+        found: what `scan` found; files that do not decode are added here.
         stream: leave the images on disk; None: if they take over a quarter of the memory.
     Returns:
         Images (an array, or `Streamed`), class numbers and file names, by split.
     Raises:
-        DataError: a file does not decode and `strict`, or none does.
+        DataError: a file was left out and `strict`, or none decodes.
     """
     from dlkit.data.streamed import STREAMED, Store, Streamed, streams
     from dlkit.data.streamed import files as origin
@@ -188,10 +210,17 @@ def decode(
     on_disk = streams(len(items), shape, stream)
     store = Store(origin(names, shape), None if on_disk else len(items) * int(np.prod(shape)))
     bad = [name for name, good in zip(names, store.good, strict=True) if not good]
-    unreadable(bad, strict, notes)
     found.corrupt += bad
+    # Told once every file was looked at, so that one refusal names all kinds.
+    if strict and found.corrupt:
+        raise DataError(
+            f"--strict: {counted(len(found.corrupt), 'unreadable image')}: "
+            f"{named(found.corrupt, STRICT_SHOWN)}"
+        )
     if len(bad) == len(items):
-        raise DataError(f"--data: none of the {len(bad)} images can be decoded ({one_of(FORMATS)})")
+        raise DataError(f"--data: {none_of(found.corrupt)}")
+    if found.corrupt:
+        notes.append(left_out(found.corrupt))
     whole = None
     if on_disk:
         store.keep()

@@ -10,7 +10,7 @@ import numpy as np
 from dlkit.data import arrays, folder, manifest, splits
 from dlkit.data.arrays import Rows, Source
 from dlkit.data.spec import Data, Spec, Split, joined, taken
-from dlkit.errors import DataError, nearest, one_of
+from dlkit.errors import DataError, counted, nearest, one_of
 
 BUILT_IN = ("digits",)
 # Sets of characters: a mirrored character is another one or none.
@@ -50,7 +50,8 @@ def check_source(
     if "/" not in source and os.sep not in source and not Path(source).suffix:
         raise DataError(
             f"--data: no built-in source '{source}'{nearest(source, BUILT_IN)}; "
-            f"accepted: {one_of(BUILT_IN)}, tfds:NAME, a folder (with a slash), an .npz or a .csv file"
+            f"accepted: {one_of(BUILT_IN)}, tfds:NAME, a folder (with a slash), an .npz or a .csv "
+            f"file{path_hint(source)}"
         )
     path = Path(source).expanduser()
     if not path.exists():
@@ -66,6 +67,15 @@ def check_source(
             f"--data: {source} is a file of no known kind; accepted: .npz, .csv, or a folder"
         )
     return "npz"
+
+
+def path_hint(source: str) -> str:
+    """Return how to write a name so that it means the file or folder here, or `""` for none."""
+    path = Path(source)
+    if not source or not path.exists():
+        return ""
+    kind, written = ("folder", f"{source}/") if path.is_dir() else ("file", f"./{source}")
+    return f"; for the {kind} '{source}' write {written}"
 
 
 def prepared(home: Path) -> list[str]:
@@ -141,7 +151,7 @@ def read(
     else:
         path = Path(source).expanduser()
         images = manifest.listed(path) if kind == "manifest" else folder.listed(path)
-        common, files, labels, notes, about = folder.scan(source, images, shape, strict)
+        common, files, labels, notes, about = folder.scan(source, images, shape)
         decoded = folder.decode(files, common, strict, notes, about, stream)
         rows = {
             name: Rows(x, y, names, lambda i, names=names: Path(names[i]).read_bytes())
@@ -232,9 +242,8 @@ def _assemble(source: str, found: Source, split_seed: int) -> Data:
     notes = [*found.notes, *said]
     counts = np.bincount(rows["train"].y, minlength=len(found.labels))
     if np.count_nonzero(counts) < 2:
-        raise DataError(
-            f"--data {source}: {np.count_nonzero(counts)} class in train; a classifier needs two"
-        )
+        there = counted(int(np.count_nonzero(counts)), "class", "classes")
+        raise DataError(f"--data {source}: {there} in train; a classifier needs two")
     for name in ("validation", "test"):
         if not len(rows[name].x):
             raise DataError(f"--data {source}: too few rows to cut off a {name} split")
@@ -245,7 +254,8 @@ def _assemble(source: str, found: Source, split_seed: int) -> Data:
             )
     repeated = splits.duplicates({k: rows[k].x for k in ("train", "validation", "test")})
     for (earlier, later), count in repeated.items():
-        notes.append(f"{count} of {len(rows[later].x)} {later} images also stand in {earlier}")
+        of = f"{count} of {counted(len(rows[later].x), f'{later} image')}"
+        notes.append(f"{of} also {'stands' if count == 1 else 'stand'} in {earlier}")
     parts = {
         k: Split(rows[k].x, rows[k].y, tuple(rows[k].names), rows[k].encoded)
         for k in ("train", "validation", "test")

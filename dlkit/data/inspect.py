@@ -10,8 +10,9 @@ import numpy as np
 
 from dlkit.data import duplicates
 from dlkit.data.arrays import Rows
-from dlkit.data.folder import Found
+from dlkit.data.folder import Found, named
 from dlkit.data.images import cut, read
+from dlkit.errors import counted
 
 SPLITS = ("train", "validation", "test")
 # The largest class may be so many times the smallest before a word is said.
@@ -80,19 +81,22 @@ class Inspection:
         train = counts["train"]
         there = sum(count > 0 for count in train.values())
         if there < 2:
-            said.append(f"{there} class in train; a classifier needs two")
+            said.append(f"{counted(there, 'class', 'classes')} in train; a classifier needs two")
         for label in (label for label in self.labels if not train[label]):
             others = [name for name in counts if counts[name][label]]
             if others:
                 said.append(f"class '{label}' is in {' and '.join(others)} and not in train")
-        for kind, twins in (("equal", self.exact), ("are copies of", self.near)):
+        for one_is, many_are, twins in (
+            ("equals one", "equal images", self.exact),
+            ("is a copy of one", "are copies of images", self.near),
+        ):
             across = Counter(twin.splits for twin in twins if twin.leak)
             for (one, two), count in sorted(across.items()):
-                said.append(f"{count} {two} images {kind} images of {one}")
+                kind = one_is if count == 1 else many_are
+                said.append(f"{counted(count, f'{two} image')} {kind} of {one}")
         if self.found.corrupt:
-            shown = ", ".join(self.found.corrupt[:3])
-            more = ", ..." if len(self.found.corrupt) > 3 else ""
-            said.append(f"{len(self.found.corrupt)} unreadable files: {shown}{more}")
+            files = counted(len(self.found.corrupt), "unreadable file")
+            said.append(f"{files}: {named(self.found.corrupt, 3)}")
         return said
 
     def warnings(self) -> list[str]:
@@ -100,7 +104,10 @@ class Inspection:
         said = []
         differing = sum(t.labels[0] != t.labels[1] for t in (*self.exact, *self.near))
         if differing:
-            said.append(f"{differing} pairs of the same image have different labels")
+            pairs = counted(differing, "pair")
+            said.append(
+                f"{pairs} of the same image {'has' if differing == 1 else 'have'} different labels"
+            )
         if self.imbalance() > IMBALANCED:
             said.append(
                 f"the largest class has {self.imbalance():.1f} times the images of the smallest; "

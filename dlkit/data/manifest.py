@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from dlkit.data.folder import SPLITS
-from dlkit.errors import DataError, nearest, one_of
+from dlkit.errors import DataError, counted, nearest, one_of, some_of
 
 COLUMNS = ("path", "label")
 SHOWN = 3
@@ -90,7 +90,7 @@ def _rows(path: Path, where: str, needed: tuple[str, ...]) -> list[tuple[int, di
                     continue
                 if len(cells) != len(header):
                     raise DataError(
-                        f"{where}: line {reader.line_num} has {len(cells)} cells, the header "
+                        f"{where}: line {reader.line_num} has {counted(len(cells), 'cell')}, the header "
                         f"{len(header)} (a comma within a cell needs quotes)"
                     )
                 row = dict(zip(header, map(str.strip, cells), strict=True))
@@ -132,5 +132,6 @@ def _check_header(where: str, header: list[str], needed: tuple[str, ...]) -> Non
 def _there(where: str, files: list[str]) -> None:
     missing = [file for file in files if not os.path.isfile(file)]
     if missing:
-        shown = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
-        raise DataError(f"{where}: {len(missing)} of its {len(files)} files are not there: {shown}")
+        of = f"{len(missing)} of its {counted(len(files), 'file')}"
+        are = "is" if len(missing) == 1 else "are"
+        raise DataError(f"{where}: {of} {are} not there: {some_of(missing, SHOWN)}")

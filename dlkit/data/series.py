@@ -94,6 +94,11 @@ class SeriesData:
             owners.append(np.full(len(found[-1]), number, np.int32))
         return np.concatenate(found), np.concatenate(owners)
 
+    def windows_of(self, rows: np.ndarray, split: str) -> np.ndarray:
+        """Return what the windows of a split forecast, `(n, horizon, targets)`, of these rows."""
+        starts = self.starts(split)[0] + self.spec.input_shape[0]
+        return gathered(rows[:, : self.spec.outputs], starts, self.spec.horizon)
+
     def fingerprint(self) -> str:
         """Return a sha256 over every row and cut, in order."""
         whole = hashlib.sha256(repr((self.columns, self.alias)).encode())
@@ -206,7 +211,7 @@ def load_series(
     where, notes = f"--data {source}", []
     frame = read(source, data_dir, download)
     roles = find_roles(frame, roles or Roles(), where)
-    parts = _parts(frame, roles, where, notes)
+    parts = table_parts(frame, roles, where, notes)
     columns = [*roles.targets, *roles.past, *roles.future]
     alias = frequency(max((each.index for _, each in parts), key=len), where)
     kept: list[tuple[str, pd.DataFrame]] = []
@@ -215,7 +220,7 @@ def load_series(
     for name, part in parts:
         try:
             whole, said = regular(part[columns], alias, fill, f"series {name}" if name else where)
-            static[name] = _static(part, roles, name)
+            static[name] = static_of(part, roles, name)
             varies = [(whole[t] != whole[t].iloc[0]).any() for t in roles.targets]
             if not any(varies):
                 raise DataError(f"{f'series {name}' if name else where}: is constant")
@@ -277,7 +282,7 @@ def load_series(
     )
 
 
-def _parts(
+def table_parts(
     frame: pd.DataFrame, roles: Roles, where: str, notes: list[str]
 ) -> list[tuple[str, pd.DataFrame]]:
     """Return each series, its stamps in order and without doubles."""
@@ -304,7 +309,7 @@ def _parts(
     return found
 
 
-def _static(part: pd.DataFrame, roles: Roles, name: str) -> np.ndarray:
+def static_of(part: pd.DataFrame, roles: Roles, name: str) -> np.ndarray:
     """Return what holds for a whole series, float32 `(static,)`."""
     for column in roles.static:
         values = part[column]

@@ -15,7 +15,7 @@ from dlkit.data.spec import Spec
 from dlkit.data.text_sources import Pieces
 from dlkit.data.tokenizers import Tokenizer, check_tokenizer, code_points_of, make_tokenizer
 from dlkit.data.tokens import CHUNK, shown
-from dlkit.errors import DataError, OptionError, nearest, one_of
+from dlkit.errors import DataError, OptionError, counted, nearest, one_of
 
 BUILT_IN = ("pydoc",)
 SPLITS = ("train", "validation", "test")
@@ -92,6 +92,7 @@ def check_source(
             raise DataError(
                 f"--data: no built-in source '{source}'{nearest(source, BUILT_IN)}; accepted: "
                 f"{one_of(BUILT_IN)}, tfds:NAME, a folder (with a slash), a file (with its ending)"
+                f"{images.path_hint(source)}"
             )
         kind = "built-in"
     else:
@@ -124,11 +125,15 @@ def percentages(split: str) -> tuple[Fraction, Fraction, Fraction]:
     """
     accepted = "accepted: per cent that sum to 100, such as 90/5/5, or 90/10 for no test"
     try:
-        parts = [Fraction(part.strip()) / 100 for part in split.split("/")]
-    except (ValueError, ZeroDivisionError):
+        # As floats first: a fraction of 1e999999 would take long to write out.
+        within = all(0 <= float(part) <= 100 for part in split.split("/"))
+        parts = [Fraction(part.strip()) / 100 for part in split.split("/")] if within else []
+    except ValueError:
         raise OptionError(f"--split: got '{split}'; {accepted}") from None
-    if len(parts) not in (2, 3) or min(parts) < 0 or not all(parts[:2]):
+    if len(parts) not in (2, 3):
         raise OptionError(f"--split: got '{split}'; {accepted}")
+    if not all(parts[:2]):
+        raise OptionError(f"--split: got '{split}', nothing for train or validation; {accepted}")
     if sum(parts) != 1:
         raise OptionError(
             f"--split: got '{split}', a sum of {float(sum(parts) * 100):g}; {accepted}"
@@ -196,7 +201,7 @@ def load_text(
     for name, share in zip(SPLITS, shares, strict=True):
         if share and len(tokens[name]) <= context_length:
             raise DataError(
-                f"--data {source}: {name} has {len(tokens[name]):,} tokens, a context of "
+                f"--data {source}: {name} has {counted(len(tokens[name]), 'token')}, a context of "
                 f"{context_length} needs {context_length + 1:,}; give more text, a shorter "
                 "--context-length or another --split"
             )
@@ -253,12 +258,15 @@ def load_other(
     left_out = own.tokenizer.unknown_characters(text)
     if left_out:
         text = own.tokenizer.decode(tokens)
+        count = sum(left_out.values())
         notes.append(
-            f"{sum(left_out.values()):,} characters that the run's text lacks are left out: "
-            f"{shown(left_out)}"
+            f"{counted(count, 'character')} that the run's text lacks {'is' if count == 1 else 'are'} "
+            f"left out: {shown(left_out)}"
         )
     if len(tokens) < 2:
-        raise DataError(f"--data {source}: has {len(tokens)} tokens; needed: 2 to score one")
+        raise DataError(
+            f"--data {source}: has {counted(len(tokens), 'token')}; needed: 2 to score one"
+        )
     none = tokens[:0]
     texts = {"train": "", "validation": "", "test": text}
     return Text(source, none, none, tokens, texts, own.tokenizer, own.spec, notes)

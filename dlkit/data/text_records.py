@@ -12,7 +12,7 @@ from typing import Any
 
 from dlkit.data.text_sources import Pieces, decoded, not_utf8
 from dlkit.data.tfds_sets import prepared
-from dlkit.errors import DataError, nearest
+from dlkit.errors import DataError, counted, nearest
 
 # In which order the splits of a tfds set are joined; others follow by name.
 ORDER = ("train", "validation", "test")
@@ -149,8 +149,8 @@ def _cells(path: Path, where: str, field: str | None) -> Iterator[str]:
                     continue
                 if len(cells) != len(header):
                     raise DataError(
-                        f"{where}: line {number} has {len(cells)} cells, the header {len(header)} "
-                        "(a comma within a cell needs quotes)"
+                        f"{where}: line {number} has {counted(len(cells), 'cell')}, the header "
+                        f"{len(header)} (a comma within a cell needs quotes)"
                     )
                 yield cells[at]
     except UnicodeDecodeError as error:

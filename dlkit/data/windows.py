@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dlkit.errors import DataError
+from dlkit.errors import DataError, counted
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -101,7 +101,7 @@ def lane_stream(
     steps = lane_steps(len(tokens), context_length, batch_size)
     if steps == 0:
         raise DataError(
-            f"the text has {len(tokens):,} tokens; {batch_size} lanes (--batch-size) of "
+            f"the text has {counted(len(tokens), 'token')}; {batch_size} lanes (--batch-size) of "
             f"{context_length} (--context-length) need {(batch_size + 1) * context_length:,}"
         )
     many = _batches_at_once(batch_size, context_length)
@@ -156,7 +156,7 @@ def evaluation_windows(
         raise ValueError(f"stride is in [1, {context_length}], not {stride}")
     targets = len(tokens) - 1
     if targets < 1:
-        raise DataError(f"the text has {len(tokens)} tokens; scoring needs 2")
+        raise DataError(f"the text has {counted(len(tokens), 'token')}; scoring needs 2")
     # Number of targets up to the end of each window.
     reached = np.arange(context_length, max(context_length, targets) + stride, stride)
     reached = np.minimum(reached, targets)
@@ -208,7 +208,7 @@ def _generator(*numbers: int) -> np.random.Generator:
 def _check_length(n: int, context_length: int) -> None:
     if n <= context_length:
         raise DataError(
-            f"the text has {n:,} tokens; a window of {context_length} (--context-length) needs "
+            f"the text has {counted(n, 'token')}; a window of {context_length} (--context-length) needs "
             f"{context_length + 1:,}"
         )
 

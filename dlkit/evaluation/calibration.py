@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dlkit.errors import counted
 from dlkit.evaluation.classification import TINY, scores
 
 LOWEST, HIGHEST = 0.2, 10.0
@@ -98,7 +99,8 @@ def calibrate(logits: np.ndarray, y: np.ndarray) -> Calibration:
     n, before = len(y), scores(softmax(logits), y)
     fitted, crossed, temperature = None, None, 1.0
     if n < 2 * FOLDS:
-        note = f"not calibrated: {n} validation images are too few; at least {2 * FOLDS}"
+        images = counted(n, "validation image")
+        note = f"not calibrated: only {images}; needed: at least {2 * FOLDS}"
     elif before["accuracy"] == 1.0:
         note = f"not calibrated: all {n:,} validation images are right, which fits no temperature"
     else:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from dlkit.errors import counted
+
 # Called a shift only if chance is unlikely and the difference is worth a word.
 LEVEL = 0.001
 LEAST_DISTANCE = 0.05
@@ -77,7 +79,8 @@ def drift(
             f"({_p(label_shift['p'])}, {_p(prediction_shift['p'])}, {_p(confidence_shift['p'])})"
         )
     if len(y) < FEW_ROWS:
-        notes.append(f"drift: {len(y)} images show a large shift only")
+        images = counted(len(y), "image")
+        notes.append(f"drift: {images} {'shows' if len(y) == 1 else 'show'} a large shift only")
     return {
         "found": found,
         "label_shift": label_shift,

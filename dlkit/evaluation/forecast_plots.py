@@ -117,3 +117,36 @@ def residuals(values: np.ndarray, season: int, path: Path) -> None:
         xlabel="lag", ylabel="autocorrelation", title="Residuals, 95 % band of chance in grey"
     )
     figure.savefig(path)
+
+
+def ahead(
+    drawn: Sequence[tuple[Any, Any, Mapping[str, np.ndarray]]],
+    targets: Sequence[str],
+    alias: str,
+    path: Path,
+) -> None:
+    """Draw what is forecast after the newest rows, one panel a series and target, at most twelve.
+
+    Args:
+        drawn: of each series a `dlkit.data.newest.Newest`, the stamps, and `forecast`, `lower` and
+            `upper` `(horizon, targets)`.
+        targets: names of the targets.
+        alias: the frequency.
+        path: the file.
+    """
+    panels = [(each, t) for each in drawn for t in range(len(targets))][:12]
+    figure = _figure(9, 2.2 * len(panels) + 0.4)
+    for row, ((newest, stamps, found), t) in enumerate(panels):
+        axes = figure.add_subplot(len(panels), 1, row + 1)
+        kept = min(len(newest.window), 4 * len(stamps))
+        index = pd.date_range(end=newest.last, periods=kept, freq=alias)
+        axes.plot(index, newest.window[-kept:, t], color="C7", label="past", linewidth=1)
+        axes.plot(stamps, found["forecast"][:, t], color="C0", label="forecast")
+        low, high = found["lower"][:, t], found["upper"][:, t]
+        axes.fill_between(stamps, low, high, color="C0", alpha=0.2, linewidth=0, label="interval")
+        axes.margins(x=0.01)
+        axes.grid(alpha=0.3)
+        axes.set_ylabel(f"{targets[t]}{f', {newest.name}' if newest.name else ''}", fontsize=8)
+        if row == 0:
+            axes.legend(fontsize=8, ncols=3, loc="upper left")
+    figure.savefig(path)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dlkit.errors import DataError, OptionError
+from dlkit.errors import DataError, OptionError, counted
 
 LARGEST = 10_000_000  # characters of train that are counted
 TAIL = 0.1  # share of train, its end, on which the order is chosen
@@ -69,8 +69,8 @@ def ngram_baseline(
         raise OptionError(f"orders of n-grams: got {candidates}; accepted: whole numbers from 1")
     if len(train) < 2 or not scored:
         raise DataError(
-            f"n-grams: got {len(train)} characters of train and {len(scored)} to score; accepted: "
-            "at least 2 and 1"
+            f"n-grams: got {counted(len(train), 'character')} of train and {len(scored)} to score; "
+            "accepted: at least 2 and 1"
         )
     said = []
     if len(train) > largest:
@@ -85,9 +85,10 @@ def ngram_baseline(
     said.append(f"order {best} was the best on the last {tail:,} characters of train")
     unseen = set(scored) - set(train)
     if unseen:
+        are, share = ("is", "it has") if len(unseen) == 1 else ("are", "they share")
         said.append(
-            f"{len(unseen)} characters of the scored text are not in train: they share one more "
-            "place in the vocabulary"
+            f"{counted(len(unseen), 'character')} of the scored text {are} not in train: {share} one "
+            "more place in the vocabulary"
         )
     return NgramResult(
         order=best,

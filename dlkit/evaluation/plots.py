@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FormatStrFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import (
+    EngFormatter,
+    FormatStrFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+)
+
+from dlkit.errors import counted
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -40,7 +48,7 @@ def confusion(answer: np.ndarray, y: np.ndarray, labels: tuple[str, ...], path: 
                     )
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title(f"{len(y):,} images, {int(np.sum(answer == y)):,} right")
+    axes.set_title(f"{counted(len(y), 'image')}, {int(np.sum(answer == y)):,} right")
     figure.savefig(path)
 
 
@@ -104,20 +112,20 @@ def overlay(
 
     Args:
         image: uint8 `(h, w, 1 or 3)`.
-        heat: `(h, w)`, 0 where there is no evidence.
+        heat: `(h, w)`, 0 where there is no evidence; 0 all over draws nothing, and the title says so.
         peak: row and column, or None.
         title, path: as they say.
     """
     figure = _figure(7.0, 3.6)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title if heat.any() else f"{title}: no attribution", fontsize=10)
     shown = image.squeeze(-1) if image.shape[-1] == 1 else image
     # A few pixels of integrated gradients are far above the rest.
-    reach = float(np.percentile(np.abs(heat), 99.5)) or float(np.abs(heat).max()) or 1.0
+    reach = float(np.percentile(np.abs(heat), 99.5)) or float(np.abs(heat).max())
     for place in range(2):
         axes = figure.add_subplot(1, 2, place + 1)
         axes.imshow(shown if not place else image.mean(-1), cmap="gray", vmin=0, vmax=255)
         axes.set_axis_off()
-        if place:
+        if place and heat.any():
             # Where there is little evidence, the image shows through.
             strength = 0.15 + 0.65 * np.clip(np.abs(heat) / reach, 0, 1)
             drawn = axes.imshow(heat, cmap="RdBu_r", vmin=-reach, vmax=reach, alpha=strength)
@@ -128,13 +136,15 @@ def overlay(
 
 
 def curves(history: Mapping[str, list[tuple[int, float]]], path: Path) -> None:
-    """Draw loss and accuracy, training against validation, from `(epoch, value)` pairs by name."""
-    figure = _figure(9, 3.6)
-    for place, name in enumerate(("loss", "accuracy")):
-        axes = figure.add_subplot(1, 2, place + 1)
+    """Draw loss and perhaps accuracy, training against validation, `(epoch, value)` pairs by name."""
+    shown = [name for name in ("loss", "accuracy") if name in history]
+    figure = _figure(4.5 * len(shown), 3.6)
+    for place, name in enumerate(shown):
+        axes = figure.add_subplot(1, len(shown), place + 1)
         for key, label in ((name, "train"), (f"val_{name}", "validation")):
             epochs, values = zip(*history[key], strict=True) if history[key] else ((), ())
             axes.plot(epochs, values, label=label, marker="." if len(epochs) < 9 else "")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
         axes.set_title(name)
         axes.legend()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dlkit.data.spec import Split
+from dlkit.errors import counted
 from dlkit.evaluation import baselines, paired, plots
 from dlkit.evaluation.calibration import uncalibrated
 from dlkit.evaluation.classification import intervals, per_class, reliability, scores
@@ -68,8 +69,8 @@ def classification_report(
     if metrics["accuracy"] == 1.0:
         # Resampling rows that are all right says nothing of the errors that were not drawn.
         notes.append(
-            f"no mistakes in {len(rows):,} images: by the rule of three the error rate may still be "
-            f"up to {300 / len(rows):.1f} %"
+            f"no mistakes in {counted(len(rows), 'image')}: by the rule of three the error rate may "
+            f"still be up to {min(100, 300 / len(rows)):.1f} %"
         )
     panels = {"reliability": reliability(probabilities, rows.y)}
     if calibration:

@@ -38,6 +38,19 @@ MODELS: dict[str, dict[str, str]] = {
         "vgg": "dlkit.models.vgg:vgg",
         "vit": "dlkit.models.vit:vit",
     },
+    "forecasting": {
+        "dlinear": "dlkit.models.linear_forecasters:dlinear",
+        "gru": "dlkit.models.forecast_rnn:gru",
+        "linear": "dlkit.models.linear_forecasters:linear",
+        "lstm": "dlkit.models.forecast_rnn:lstm",
+        "mlp": "dlkit.models.forecast_mlp:mlp",
+        "nhits": "dlkit.models.nhits:nhits",
+        "nlinear": "dlkit.models.linear_forecasters:nlinear",
+        "patchtst": "dlkit.models.patchtst:patchtst",
+        "simple-rnn": "dlkit.models.forecast_rnn:simple_rnn",
+        "tcn": "dlkit.models.tcn:tcn",
+        "transformer": "dlkit.models.forecast_transformer:transformer",
+    },
     "text-generation": {
         "gru": "dlkit.models.rnn:gru",
         "lstm": "dlkit.models.rnn:lstm",
@@ -47,6 +60,9 @@ MODELS: dict[str, dict[str, str]] = {
 }
 # Builders of models that take raw pixels in [0, 255] and prepare them themselves.
 RAW_PIXELS = {"applications"}
+# Ranges of parameters, by name; other whole numbers are at least 1, other numbers above 0.
+SHARES = {"dropout", "head_dropout", "stochastic_depth"}
+FROM_ZERO = {"input_noise", "l1", "l2", "whitening", ("mlp", "depth")}
 # What an annotation may name; evaluated without any builtins.
 ANNOTATIONS = {
     "int": int, "float": float, "bool": bool, "str": str, "list": list, "tuple": tuple,
@@ -191,12 +207,31 @@ def check_params(builder: Builder, params: Mapping[str, Any]) -> dict[str, Any]:
     for name, parameter in known.items():
         if name in params:
             full[name] = _fit(f"-p {name}", params[name], parameter.annotation)
+            if builder.target.startswith("dlkit."):
+                _within(builder.name, name, full[name])
         elif parameter.default is inspect.Parameter.empty:
             raise OptionError(f"-p {name}: {builder.name} needs a value for '{name}'")
         else:
             default = parameter.default
             full[name] = list(default) if isinstance(default, tuple) else default
     return full
+
+
+def _within(builder: str, name: str, value: Any) -> None:
+    """Check the range of a number, or of each in a list; names mean the same in every builder."""
+    for each in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(each, bool) or not isinstance(each, (int, float)):
+            continue
+        if name in SHARES:
+            accepted, holds = "at least 0, below 1", 0 <= each < 1
+        elif name in FROM_ZERO or (builder, name) in FROM_ZERO:
+            accepted, holds = "at least 0", 0 <= each < float("inf")
+        elif isinstance(each, int):
+            accepted, holds = "at least 1", each >= 1
+        else:
+            accepted, holds = "above 0", 0 < each < float("inf")
+        if not holds:
+            raise OptionError(f"-p {name}: got {each}; accepted: {accepted}")
 
 
 def _fit(where: str, value: Any, kind: Any) -> Any:
@@ -237,6 +272,8 @@ def type_name(kind: Any) -> str:
         return "|".join(map(str, get_args(kind)))
     if get_origin(kind) in (Union, types.UnionType):
         return " or ".join(type_name(k) for k in get_args(kind))
+    if kind is type(None):
+        return "null"
     return getattr(kind, "__name__", str(kind)) if get_origin(kind) is None else str(kind)
 
 
@@ -257,6 +294,8 @@ def build(
     builder, implied = find(task, model)
     net = builder.load()(spec, **check_params(builder, {**implied, **(params or {})}))
     wanted = (None, spec.outputs) if task == "text-generation" else (spec.outputs,)
+    if task == "forecasting":
+        wanted = getattr(spec, "output_shape", wanted)
     if tuple(net.output_shape[1:]) != wanted:
         raise SpecError(
             f"{model} gives outputs of shape {tuple(net.output_shape[1:])}; the data needs {wanted}"

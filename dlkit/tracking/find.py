@@ -46,8 +46,8 @@ def find_run(ref: str, task: str | None = None, *, finished: bool = True) -> Any
     Args:
         ref: the reference.
         task: task that the run must be of, or None for any.
-        finished: whether a trained model is wanted: `latest` then looks for FINISHED runs that are
-            no child, and a comparison means its best child. Else any run, as it is.
+        finished: whether a trained model is wanted: `latest` then looks for FINISHED runs, and a
+            comparison means its best child. Else any run, as it is. `latest` is never a child.
     Raises:
         RunError: none, several, a run of another task, or a comparison without a best child.
     """
@@ -57,11 +57,12 @@ def find_run(ref: str, task: str | None = None, *, finished: bool = True) -> Any
         runs = [
             r
             for r in list_runs(task)
-            if not finished or (r.info.status == "FINISHED" and CHILD_TAG not in r.data.tags)
+            if CHILD_TAG not in r.data.tags and (not finished or r.info.status == "FINISHED")
         ][:1]
         if not runs:
             raise RunError(
-                f"RUN latest: no finished run{' of ' + task if task else ''} in {store_uri()}"
+                f"RUN latest: no {'finished ' if finished else ''}run"
+                f"{' of ' + task if task else ''} in {store_uri()}"
             )
     else:
         every = list_runs()

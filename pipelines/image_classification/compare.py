@@ -20,7 +20,15 @@ from typing import Any
 
 import click
 
-from dlkit.errors import DataError, DlkitError, OptionError, RunError, StoreError, TrainingError
+from dlkit.errors import (
+    DataError,
+    DlkitError,
+    OptionError,
+    RunError,
+    StoreError,
+    TrainingError,
+    counted,
+)
 from dlkit.options import check_keys, options_of, resolve
 from pipelines.commands import as_dict, plain
 from pipelines.image_classification.comparison import (
@@ -96,13 +104,13 @@ def compare(
             as_dict(config),
             {"dlkit.model": f"compare({','.join(plans)})", "dlkit.data": config.data}
             | {tracking.COMPARED_TAG: ",".join(plans), tracking.FINGERPRINT_TAG: fingerprint},
-            name=f"{len(plans)} models on {config.data}",
+            name=f"{counted(len(plans), 'model')} on {config.data}",
         )
     else:
         parent = tracking.resume_run(TASK, resume)
         tracking.same_data(parent, fingerprint)
     folder = tracking.checkpoint_folder(parent.id)
-    say(f"run {parent.id}  {len(plans)} models, one after the other", quiet)
+    say(f"run {parent.id}  {counted(len(plans), 'model')}, one after the other", quiet)
     rows: dict[str, dict[str, Any]] = {n: {"model": n, "status": "NOT RUN"} for n in plans}
 
     def result(status: str) -> dict[str, Any]:

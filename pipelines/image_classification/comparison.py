@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, get_type_hints
 
-from dlkit.errors import OptionError, nearest, one_of
+from dlkit.errors import OptionError, counted, nearest, one_of
 from dlkit.options import option
 from pipelines.image_classification.config import PRESETS, TASK, Config
 
@@ -67,7 +67,8 @@ def complete(config: Any) -> Any:
     limit = config.time_limit
     if limit is None and config.epochs is None:
         limit = DEFAULT_SECONDS
-    return dataclasses.replace(config, models=config.models or ",".join(families), time_limit=limit)
+    models = ",".join(families) if config.models is None else config.models
+    return dataclasses.replace(config, models=models, time_limit=limit)
 
 
 def configs(config: Any) -> tuple[dict[str, Config], list[str]]:
@@ -83,7 +84,10 @@ def configs(config: Any) -> tuple[dict[str, Config], list[str]]:
 
     names = [name.strip() for name in config.models.split(",") if name.strip()]
     if not names:
-        raise OptionError("--models: the list is empty; see `dlkit models` for names")
+        raise OptionError(
+            f"--models: got '{config.models}', an empty list; accepted: names from `dlkit models` "
+            "with commas between"
+        )
     found, given, notes = {}, {}, []
     for name in names:
         if name in found:
@@ -215,11 +219,13 @@ def _scored(metrics: Mapping[str, float], intervals: Mapping[str, list[float]]) 
 def show(result: Mapping[str, Any]) -> str:
     """Lay a comparison out for a terminal, with what to type next."""
     each = result["time_limit"]
-    budget = f"{each:g} s of training each" if each else f"{result['epochs']} epochs each"
+    budget = (
+        f"{each:g} s of training each" if each else f"{counted(result['epochs'], 'epoch')} each"
+    )
     done = [row for row in result["models"] if row["status"] == "FINISHED"]
     failed = [row for row in result["models"] if row.get("reason")]
     lines = [
-        f"{len(result['models'])} models on {result['data']}, {budget}; ranked by validation "
+        f"{counted(len(result['models']), 'model')} on {result['data']}, {budget}; ranked by validation "
         "accuracy",
         table(result),
         *(f"{row['model']}: {row['reason']}" for row in failed),

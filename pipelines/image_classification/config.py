@@ -174,6 +174,7 @@ def starting_weights(config: Config, resume: bool = False) -> tuple[str, int]:
 
     Raises:
         OptionError: weights that the model does not take, or a file that is not there.
+        CheckpointError: a file that is not what its ending says.
     """
     from dlkit import models
     from dlkit.weights import IMAGENET, NONE, check_weights

@@ -43,13 +43,15 @@ def explain(
     Returns:
         A row an image and method: `file`, `label` and `probability` as `predict` gives them,
         `target`, `target_probability`, `method`, `layer`, `completeness_error` and `steps` (None for
-        Grad-CAM), `peak` (row and column in pixels of the model's input, or None) and `overlay`.
+        Grad-CAM), `attribution` (False for a map that is 0 all over), `peak` (row and column in
+        pixels of the model's input, or None) and `overlay`.
     Raises:
         DataError: no image among the inputs, or none that can be read.
         OptionError, SpecError: an unknown label or layer; Grad-CAM for a model without a map for it.
         RunError, CheckpointError: no such run, or its checkpoint is gone or of other weights.
     """
     from dlkit import tracking
+    from dlkit.data.folder import left_out, none_of
     from dlkit.data.images import images_under
     from dlkit.progress import say
 
@@ -104,10 +106,9 @@ def explain(
         except (tf.errors.OpError, OSError):
             unreadable.append(file)
     if not readable:
-        raise DataError(f"INPUT: none of the {len(files)} images can be read: {unreadable[0]}")
+        raise DataError(f"INPUT: {none_of(unreadable)}")
     if unreadable:
-        shown = ", ".join(map(str, unreadable[:5])) + (", ..." if len(unreadable) > 5 else "")
-        say(f"note: {len(unreadable)} unreadable images left out: {shown}", quiet)
+        say(f"note: {left_out(unreadable)}", quiet)
 
     # Model, methods and answers.
     config = Config(**tracking.config_of(run.id))
@@ -146,6 +147,7 @@ def explain(
                         "layer": result.layer,
                         "completeness_error": result.completeness_error,
                         "steps": result.steps,
+                        "attribution": bool(result.heat.any()),
                         "peak": result.peak,
                         "overlay": str((folder / picture.name).absolute()),
                     }
@@ -227,6 +229,7 @@ def explain_command(
     table = [("file", "label", "probability", "method", "completeness error", "peak")]
     for row in rows:
         error, peak = row["completeness_error"], row["peak"]
+        nowhere = "none" if row["attribution"] else "no attribution"
         table.append(
             (
                 row["file"],
@@ -234,7 +237,7 @@ def explain_command(
                 f"{row['target_probability']:.4f}",
                 row["method"],
                 "-" if error is None else f"{error:.1e} in {row['steps']} steps",
-                "none" if peak is None else f"row {peak[0]}, column {peak[1]}",
+                nowhere if peak is None else f"row {peak[0]}, column {peak[1]}",
             )
         )
     widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]

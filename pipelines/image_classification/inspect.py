@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dlkit.errors import DataError
+from dlkit.errors import DataError, counted
 
 if TYPE_CHECKING:
     from dlkit.data.inspect import Inspection, Twin
@@ -207,7 +207,8 @@ def show(result: dict[str, Any]) -> str:
     sizes, splits = result["sizes"], result["splits"]
     shape = " x ".join(map(str, result["shape"]))
     total = sum(part["images"] for part in splits.values())
-    lines = [f"{result['data']}: {total:,} images, {result['classes']} classes, loaded as {shape}"]
+    held = f"{counted(total, 'image')}, {counted(result['classes'], 'class', 'classes')}"
+    lines = [f"{result['data']}: {held}, loaded as {shape}"]
     cut = [name for name in splits if name not in result["given_splits"]]
     if cut:
         lines.append(f"{' and '.join(cut)} cut off train, as training does")
@@ -227,7 +228,9 @@ def show(result: dict[str, Any]) -> str:
     for key, word in (("exact_duplicates", "equal"), ("near_duplicates", "alike")):
         found = result[key]
         where = ", ".join(f"{v:,} {k}" for k, v in found["by_split"].items())
-        lines.append(f"{word}    {found['pairs']:,} pairs" + (f": {where}" if where else ""))
+        lines.append(
+            f"{word}    {counted(found['pairs'], 'pair')}" + (f": {where}" if where else "")
+        )
     for title, rows in (
         ("leaks", result["leaks"]),
         (

@@ -19,6 +19,7 @@ def predict(ref: str, inputs: tuple[str, ...], strict: bool = False) -> Iterator
         DataError: no image among the inputs; an unreadable one if `strict`, or none readable.
     """
     from dlkit import tracking
+    from dlkit.data.folder import left_out, named, none_of
     from dlkit.data.images import images_under
     from dlkit.progress import say
 
@@ -59,9 +60,8 @@ def predict(ref: str, inputs: tuple[str, ...], strict: bool = False) -> Iterator
                 "probabilities": shares,
             }
         if strict and unreadable:
-            raise DataError(f"--strict: unreadable image {unreadable[0]}")
+            raise DataError(f"--strict: unreadable image {named(unreadable, 1)}")
     if len(unreadable) == len(files):
-        raise DataError(f"INPUT: none of the {len(files)} images can be read: {unreadable[0]}, ...")
+        raise DataError(f"INPUT: {none_of(unreadable)}")
     if unreadable:
-        shown = ", ".join(map(str, unreadable[:5])) + (", ..." if len(unreadable) > 5 else "")
-        say(f"note: {len(unreadable)} unreadable images left out: {shown}")
+        say(f"note: {left_out(unreadable)}")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dlkit.errors import counted
 from pipelines.image_classification.config import TASK
 
 
@@ -15,10 +16,10 @@ def show(result: dict[str, Any]) -> str:
 
     report = json.loads(Path(result["report"]).read_text(encoding="utf-8"))
     short = result["run"][:8]
+    images = counted(report["rows"], f"{report['split']} image")
     return "\n".join(
         [
-            f"{result['model']} on {result['data']}, {report['rows']:,} {report['split']} images, "
-            "95 % intervals",
+            f"{result['model']} on {result['data']}, {images}, 95 % intervals",
             table(report),
             f"the model {report['verdict']}",
             *report["notes"],

@@ -8,6 +8,7 @@ import shutil
 import time
 from typing import Any
 
+from dlkit.errors import counted
 from pipelines.commands import as_dict, outcome
 from pipelines.image_classification.config import (
     DEFAULT_EPOCHS,
@@ -108,7 +109,7 @@ def train(
         if frozen_epochs:
             body = [layer for layer in model.layers if layer not in head_layers(model)]
             freeze = Freeze(body, frozen_epochs * steps_per_epoch, config.fine_tune_rate)
-            say(f"the head alone is trained for {frozen_epochs} epochs", quiet)
+            say(f"the head alone is trained for {counted(frozen_epochs, 'epoch')}", quiet)
         position = training.fit(
             model,
             stream,
@@ -140,7 +141,8 @@ def train(
         found, heard, tags = health.told(position, folder / "report")
         run.tags(tags)
         if position.step < steps_per_epoch:
-            say(f"note: the time limit left room for {position.step} steps, not one epoch", quiet)
+            steps = counted(position.step, "step")
+            say(f"note: the time limit left room for {steps}, not one epoch", quiet)
 
         # Views.
         if views:

@@ -10,7 +10,7 @@ from dlkit.options import option
 
 TASK = "text-generation"
 DEFAULT_MODEL = "transformer"
-DEFAULT_STEPS = 1000
+DEFAULT_STEPS = 500
 # Models whose layers carry a state from one batch to the next are trained on lanes of the text.
 RECURRENT = ("gru", "lstm", "simple-rnn")
 
@@ -21,7 +21,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "gru": _LANES,
     "lstm": _LANES,
     "simple-rnn": _LANES,
-    "transformer": {"optimizer": "muon", "learning_rate": 5e-3},
+    "transformer": {"optimizer": "muon", "learning_rate": 5e-3, "batch_size": 12},
     "transformer-nanogpt-cpu": {
         "optimizer": "adamw",
         "context_length": 64,

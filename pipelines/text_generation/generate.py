@@ -157,11 +157,13 @@ def adjusted(logits: Any, history: list[int], wish: Wish) -> Any:
     n = wish.no_repeat_ngram
     if n and len(history) >= n:
         last = history[len(history) - n + 1 :] if n > 1 else []
-        for i in range(len(history) - n + 1):
-            if history[i : i + n - 1] == last:
-                logits[history[i + n - 1]] = -np.inf
-        if not np.isfinite(logits).any():  # everything would repeat
-            return logits * 0.0
+        repeats = [
+            history[i + n - 1]
+            for i in range(len(history) - n + 1)
+            if history[i : i + n - 1] == last
+        ]
+        if len(set(repeats)) < len(logits):  # else everything would repeat: let it
+            logits[repeats] = -np.inf
     return logits
 
 
@@ -248,7 +250,7 @@ def _overlap(text: str, stop: str) -> int:
 @click.option("--prompt", metavar="TEXT", help="What to go on from; - reads standard input.")
 @click.option("--prompt-file", metavar="FILE", help="The prompt from a file; - is standard input.")
 @click.option("--max-tokens", type=click.IntRange(1), default=200, show_default=True)
-@click.option("--temperature", type=float, default=0.8, show_default=True, help="Above 0.")
+@click.option("--temperature", type=float, default=0.8, show_default=True, help="At least 0.001.")
 @click.option("--top-k", type=click.IntRange(0), default=0, help="Only the likeliest so many.")
 @click.option("--top-p", type=float, default=1.0, help="Only the likeliest that reach this share.")
 @click.option("--min-p", type=float, default=0.0, help="Only tokens this likely beside the first.")
@@ -304,8 +306,8 @@ def checked_wish(wish: Wish, greedy: bool) -> Wish:
         OptionError: a number out of its range, or two wishes that exclude each other.
     """
     for name, value, accepted, holds in (
-        ("temperature", wish.temperature, "a number above 0 (or --greedy)", wish.temperature > 0),
-        ("top-p", wish.top_p, "above 0, at most 1", 0 < wish.top_p <= 1),
+        ("temperature", wish.temperature, "at least 0.001 (or --greedy)", wish.temperature >= 1e-3),
+        ("top-p", wish.top_p, "at least 0.000001, at most 1", 1e-6 <= wish.top_p <= 1),
         ("min-p", wish.min_p, "at least 0, below 1", 0 <= wish.min_p < 1),
         ("repetition-penalty", wish.repetition_penalty, "above 0", wish.repetition_penalty > 0),
     ):

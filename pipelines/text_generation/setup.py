@@ -36,8 +36,9 @@ def checked(config: Config) -> dict[str, Any]:
         OptionError, DataError: a name, value or file that is not accepted.
     """
     from dlkit import models
-    from dlkit.data.text import check_source
+    from dlkit.data.text import check_source, percentages
 
+    percentages(config.split)
     builder, implied = models.find(TASK, config.model)
     params = models.check_params(builder, {**implied, **config.params})
     check_source(config.data, config.data_dir, config.download, config.field)

@@ -107,6 +107,7 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
             micro_batch=config.micro_batch,
             monitor_gradients=config.monitor_gradients,
             precision=config.precision,
+            compiled=not carried,  # recurrent layers compile their own scans
             carried=carried,
             path=folder / "checkpoint.npz",
             on_epoch=on_epoch,

@@ -1,0 +1,118 @@
+"""The newest rows of a table, from which a trained model forecasts."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from dlkit.data.calendar import frequency, regular
+from dlkit.data.series import NAMED, static_of, table_parts
+from dlkit.data.series_sources import Roles, find_roles, read
+from dlkit.errors import DataError
+
+
+class Newest(NamedTuple):
+    """What one series is forecast from.
+
+    Attributes:
+        name: of the series, "" where there is only one.
+        window: float64 `(lookback, channels)`: targets, past covariates, future covariates.
+        future: float64 `(horizon, future)`.
+        static: float32 `(static,)`.
+        last: the last stamp of the window.
+    """
+
+    name: str
+    window: np.ndarray
+    future: np.ndarray
+    static: np.ndarray
+    last: pd.Timestamp
+
+
+def newest(
+    source: str,
+    roles: Roles,
+    *,
+    alias: str,
+    lookback: int,
+    horizon: int,
+    fill: str = "none",
+    strict: bool = False,
+    data_dir: str | None = None,
+) -> tuple[list[Newest], list[str]]:
+    """Return the newest window of each series of a source, and sentences to read.
+
+    Rows at the end without any target give the future covariates.
+
+    Args:
+        source: as for `load_series`.
+        roles: what the columns are; all of them have to be there.
+        alias: the frequency that the stamps have to have.
+        lookback: rows a window.
+        horizon: steps for which future covariates are needed.
+        fill: what is done about gaps, see `dlkit.data.calendar.regular`.
+        strict: refuse a panel with a series that cannot be used; else it is left out, and said.
+        data_dir: of tensorflow-datasets.
+    Raises:
+        DataError: see above; no series can be used.
+    """
+    where, notes = f"DATA {source}", []
+    frame = read(source, data_dir, download=False)
+    roles = find_roles(frame, roles, where)
+    columns = [*roles.targets, *roles.past, *roles.future]
+    found, refused = [], []
+    for name, part in table_parts(frame, roles, where, notes):
+        here = f"series {name}" if name else where
+        try:
+            found.append(_newest(part, name, here, roles, columns, alias, lookback, horizon, fill))
+        except DataError as error:
+            if not name or strict or "--fill" in str(error):
+                raise
+            refused.append(str(error))
+    if not found:
+        raise DataError(f"{where}: no series can be used: {refused[0]}")
+    if refused:
+        more = f" (and {len(refused) - NAMED:,} more)" if len(refused) > NAMED else ""
+        notes.append(f"series left out: {'; '.join(refused[:NAMED])}{more}")
+    return found, notes
+
+
+def _newest(
+    part: pd.DataFrame,
+    name: str,
+    here: str,
+    roles: Roles,
+    columns: list[str],
+    alias: str,
+    lookback: int,
+    horizon: int,
+    fill: str,
+) -> Newest:
+    there = part[list(roles.targets)].notna().any(axis=1).to_numpy()
+    if not there.any():
+        raise DataError(f"{here}: '{roles.targets[0]}' holds no number at all")
+    end = len(there) - int(np.argmax(there[::-1]))
+    past, ahead = part.iloc[:end], part.iloc[end:]
+    if len(past) >= 3:
+        own = frequency(past.index, here)
+        if own != alias:
+            raise DataError(f"{here}: has a row every {own}; the run was trained on every {alias}")
+    if len(past) < lookback:
+        raise DataError(f"{here}: has {len(past):,} rows; the run looks back on {lookback:,}")
+    # What is older than the window is not looked at, holes included.
+    whole, _ = regular(past[columns].iloc[-lookback:], alias, fill, here)
+    future = np.zeros((horizon, 0))
+    if roles.future:
+        wanted = pd.date_range(whole.index[-1], periods=horizon + 1, freq=alias)[1:]
+        known = ahead[list(roles.future)].reindex(wanted)
+        missing = known.index[known.isna().any(axis=1)]
+        if len(missing):
+            raise DataError(
+                f"{here}: future covariates ({', '.join(roles.future)}) are needed up to "
+                f"{wanted[-1]}; {missing[0]} has none: add rows with these columns and no target"
+            )
+        future = known.to_numpy(np.float64)
+    window = whole.to_numpy(np.float64)[-lookback:]
+    return Newest(name, window, future, static_of(part, roles, name), whole.index[-1])

@@ -1,0 +1,67 @@
+"""Multilayer perceptron that forecasts."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import keras
+from keras import layers
+
+from dlkit.data.spec import SeriesSpec
+from dlkit.errors import SpecError
+from dlkit.models.forecaster import forecaster
+from dlkit.models.linear_forecasters import linear_map
+
+
+def mlp(
+    spec: SeriesSpec,
+    *,
+    depth: int = 2,
+    units: int = 256,
+    activation: Literal["relu", "gelu", "silu", "tanh"] = "relu",
+    dropout: float = 0.3,
+    skip: bool = True,
+    instance_norm: Literal["none", "last", "standard"] = "standard",
+) -> keras.Model:
+    """Multilayer perceptron on the whole window, beside a linear map of it.
+
+    Args:
+        spec: see `SeriesSpec`; any lookback and horizon.
+        depth: number of hidden layers, at least 0 (0 is `linear`).
+        units: width of each hidden layer.
+        activation: nonlinearity of the hidden layers.
+        dropout: fraction of hidden units dropped in training, in [0, 1).
+        skip: add a linear map from the window to the horizon, so that the hidden layers have only to
+            learn what is not linear.
+        instance_norm: how each target of a window is normalised, and its forecast given back: "none",
+            "last" (its last value subtracted), "standard" (its mean subtracted, divided by its
+            deviation).
+    Returns:
+        A `keras.Model` from scaled float32 `window` `(b, lookback, channels)`, with covariates
+        `future` `(b, horizon, future)` and `static` `(b, static)`, to `(b, horizon, targets)`, with
+        quantiles `(b, horizon, targets, q)`.
+    Raises:
+        SpecError: a negative depth, or no units.
+    Reference:
+        Rumelhart, Hinton & Williams 1986, Nature 323; the linear path after Das et al. 2023 (TiDE),
+        arXiv:2304.08424, section 4. Departs from the latter: plain hidden layers.
+    """
+    if depth < 0 or units < 1:
+        raise SpecError(
+            f"-p depth, units: got {depth}, {units}; accepted: depth from 0, units from 1"
+        )
+
+    def body(x: Any, values: int) -> Any:
+        y = layers.Flatten(name="flat")(x)  # (n, lookback * features)
+        for i in range(1, depth + 1):
+            y = layers.Dense(units, activation, kernel_initializer="he_normal", name=f"hidden_{i}")(
+                y
+            )
+            y = layers.Dropout(dropout, name=f"hidden_{i}_dropout")(y)
+        y = linear_map(y, spec.horizon, values, "head")  # (n, horizon, values)
+        if skip and depth:
+            past = linear_map(x, spec.horizon, values, "skip")
+            y = layers.Add(name="sum")([y, past])
+        return y
+
+    return forecaster(spec, body, instance_norm=instance_norm, name="mlp")

@@ -1,0 +1,104 @@
+"""Linear forecasters: one linear map, DLinear and NLinear."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import keras
+from keras import layers, ops
+
+from dlkit.data.spec import SeriesSpec
+from dlkit.errors import SpecError
+from dlkit.models.forecaster import forecaster
+
+
+def linear_map(x: Any, horizon: int, values: int, name: str) -> Any:
+    """Map all of `(n, lookback, features)` to `(n, horizon, values)` by one matrix and a bias."""
+    if len(x.shape) == 3:
+        x = layers.Flatten(name=f"{name}_flat")(x)
+    y = layers.Dense(horizon * values, name=name)(x)
+    return layers.Reshape((horizon, values), name=f"{name}_steps")(y)
+
+
+def linear(
+    spec: SeriesSpec, *, instance_norm: Literal["none", "last", "standard"] = "none"
+) -> keras.Model:
+    """Linear forecaster: every step of the horizon is a weighted sum of the window.
+
+    Args:
+        spec: see `SeriesSpec`; any lookback and horizon.
+        instance_norm: how each target of a window is normalised, and its forecast given back: "none",
+            "last" (its last value subtracted), "standard" (its mean subtracted, divided by its
+            deviation).
+    Returns:
+        A `keras.Model` from scaled float32 `window` `(b, lookback, channels)`, with covariates
+        `future` `(b, horizon, future)` and `static` `(b, static)`, to `(b, horizon, targets)`, with
+        quantiles `(b, horizon, targets, q)`. `lookback x features` times `horizon x values` weights.
+    Reference:
+        Zeng et al. 2023, arXiv:2205.13504, section 4, "Linear".
+    """
+
+    def body(x: Any, values: int) -> Any:
+        return linear_map(x, spec.horizon, values, "linear")
+
+    return forecaster(spec, body, instance_norm=instance_norm, name="linear")
+
+
+def nlinear(
+    spec: SeriesSpec, *, instance_norm: Literal["none", "last", "standard"] = "last"
+) -> keras.Model:
+    """NLinear: a linear map of the window less its last value, which is then added back.
+
+    Args:
+        spec: see `SeriesSpec`; any lookback and horizon.
+        instance_norm: as for `linear`; "last" is what makes it NLinear.
+    Returns:
+        As for `linear`.
+    Reference:
+        Zeng et al. 2023, arXiv:2205.13504, section 4, "NLinear".
+    """
+
+    def body(x: Any, values: int) -> Any:
+        return linear_map(x, spec.horizon, values, "linear")
+
+    return forecaster(spec, body, instance_norm=instance_norm, name="nlinear")
+
+
+def dlinear(
+    spec: SeriesSpec,
+    *,
+    kernel_size: int = 25,
+    instance_norm: Literal["none", "last", "standard"] = "none",
+) -> keras.Model:
+    """DLinear: the trend (a moving average) and what remains, each through a linear map.
+
+    Args:
+        spec: see `SeriesSpec`; any lookback and horizon.
+        kernel_size: steps of the moving average, at least 1; the window's ends are repeated for it.
+        instance_norm: as for `linear`.
+    Returns:
+        As for `linear`.
+    Raises:
+        SpecError: a kernel of no step.
+    Reference:
+        Zeng et al. 2023, arXiv:2205.13504, section 4, "DLinear". Departs from it: weights start at
+        random, not at one over the lookback.
+    """
+    if kernel_size < 1:
+        raise SpecError(f"-p kernel_size: got {kernel_size}; accepted: a whole number from 1")
+    before = (kernel_size - 1) // 2
+    after = kernel_size - 1 - before
+
+    def body(x: Any, values: int) -> Any:
+        first, last = ops.repeat(x[:, :1], before, 1), ops.repeat(x[:, -1:], after, 1)
+        padded = ops.concatenate([first, x, last], 1)  # (n, lookback + kernel_size - 1, features)
+        trend = layers.AveragePooling1D(kernel_size, 1, name="trend")(padded)
+        remainder = layers.Subtract(name="remainder")([x, trend])
+        return layers.Add(name="sum")(
+            [
+                linear_map(trend, spec.horizon, values, "trend_linear"),
+                linear_map(remainder, spec.horizon, values, "remainder_linear"),
+            ]
+        )
+
+    return forecaster(spec, body, instance_norm=instance_norm, name="dlinear")

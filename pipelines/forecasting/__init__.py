@@ -1,0 +1,23 @@
+"""Forecasting, from a table of series to a served model.
+
+Read `config.py`, then `train.py`, the recipe, from top to bottom; each other command has a file of
+its own.
+"""
+
+import click
+
+from pipelines.commands import Commands, add_export, add_train
+from pipelines.forecasting.config import TASK, Config
+from pipelines.forecasting.predict import command as predict
+from pipelines.forecasting.result import show
+from pipelines.forecasting.train import train
+
+
+@click.group(cls=Commands, name=TASK)
+def commands() -> None:
+    """Forecast series: .csv, .parquet and .jsonl tables, panels, tensorflow-datasets."""
+
+
+add_train(commands, Config, train, show)
+add_export(commands, TASK)
+commands.add_command(predict)

@@ -1,0 +1,86 @@
+"""What training starts from: checked options, a compiled model, streams of windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pipelines.forecasting.config import TASK, Config, levels
+
+LEARNING_RATE = 1e-3
+
+
+def checked(config: Config) -> dict[str, Any]:
+    """Return every parameter of the model.
+
+    What a person may have mistyped is told here, before anything heavy is loaded.
+
+    Raises:
+        OptionError, DataError: a name, value or file that is not accepted.
+    """
+    from dlkit import models
+    from dlkit.data.series_sources import kind_of
+
+    builder, implied = models.find(TASK, config.model)
+    params = models.check_params(builder, {**implied, **config.params})
+    levels(config.quantiles)
+    kind_of(config.data)
+    return params
+
+
+def compiled_model(config: Config, spec: Any) -> tuple[Any, float]:
+    """Build and compile the config's model; return it and the peak learning rate."""
+    from dlkit import losses, models, optimizers, training
+
+    training.seed_everything(config.seed, config.deterministic)
+    model = models.build(TASK, config.model, spec, config.params)
+    rate = config.learning_rate or LEARNING_RATE
+    model.compile(
+        optimizer=optimizers.make_optimizer(
+            config.optimizer, rate, config.weight_decay, config.clip_norm
+        ),
+        loss=losses.pinball(spec.quantiles) if spec.quantiles else losses.error(config.loss),
+        jit_compile=False,  # XLA makes small nets slower on CPUs
+    )
+    return model, rate
+
+
+def streams(config: Config, data: Any) -> tuple[Callable, Any, int]:
+    """Return `(epoch, step)` to the training batches from there, the validation batches, batch size."""
+    import numpy as np
+    import tensorflow as tf
+
+    from dlkit.data.stream import eval_stream, train_stream
+
+    spec = data.spec
+    lookback, horizon, targets = spec.input_shape[0], spec.horizon, spec.outputs
+    rows = tf.constant((data.rows - data.mean) / data.deviation, tf.float32)
+    static = tf.constant(
+        (data.static - data.static_mean) / data.static_deviation, tf.float32
+    )  # (series, static)
+    steps = np.arange(lookback + horizon)
+
+    def windows(starts: Any, owners: Any) -> tuple[Any, Any]:
+        """Gather a batch of windows from their starts: one gather for all."""
+        whole = tf.gather(rows, starts[:, None] + steps)
+        inputs = [whole[:, :lookback]]
+        if spec.future:
+            inputs.append(whole[:, lookback:, targets + spec.past :])
+        if spec.static:
+            inputs.append(tf.gather(static, owners))
+        return tuple(inputs) if len(inputs) > 1 else inputs[0], whole[:, lookback:, :targets]
+
+    train = data.starts("train")
+    batch = min(config.batch_size, len(train[0]))
+
+    def stream(epoch: int, step: int) -> Any:
+        return train_stream(
+            train,
+            lambda _, __, starts, owners: windows(starts, owners),
+            batch_size=batch,
+            seed=config.seed,
+            epoch=epoch,
+            step=step,
+        )
+
+    return stream, eval_stream(data.starts("validation"), windows, batch_size=256), batch
