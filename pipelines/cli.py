@@ -91,6 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader went away; nothing more can be said to it, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except RuntimeError as error:
+        if str(error) != "Could not determine home directory.":  # of Path.expanduser
+            raise
+        return _fail("a path begins with ~ and a name that no user of this machine has", 2)
     except OSError as error:
         if error.errno not in MENDABLE:
             raise

@@ -164,6 +164,12 @@ def test_ways_to_generate(at_it: tuple[Runs, dict]) -> None:
     assert (
         text("--prompt", "the ", "--greedy", "--repetition-penalty", "50")["text"] != greedy["text"]
     )
+    # More tokens than the vocabulary has cannot all differ: then they may repeat.
+    every = text("--prompt", "the ", "--no-repeat-ngram", "1", "--max-tokens", "60")
+    assert len(every["tokens"]) == 60
+    assert np.isfinite(every["log_probability"])
+    wide = text("--prompt", "the ", "--no-repeat-ngram", "1", "--max-tokens", "60", "--beam", "2")
+    assert np.isfinite(wide["log_probability"])
     # Longer than the context: the last part counts.
     long = "again " * 20 + "the quick brown f"
     assert (
@@ -179,10 +185,11 @@ def test_ways_to_generate(at_it: tuple[Runs, dict]) -> None:
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--temperature", "0"], "--temperature: got 0; accepted: a number above 0"),
+        (["--temperature", "0"], "--temperature: got 0; accepted: at least 0.001"),
+        (["--temperature", "1e-40"], "--temperature: got 1e-40"),
         (["--temperature", "-1"], "--temperature: got -1"),
         (["--temperature", "nan"], "--temperature: got nan"),
-        (["--top-p", "0"], "--top-p: got 0; accepted: above 0, at most 1"),
+        (["--top-p", "0"], "--top-p: got 0; accepted: at least 0.000001, at most 1"),
         (["--top-p", "1.5"], "--top-p: got 1.5"),
         (["--min-p", "1"], "--min-p: got 1"),
         (["--stop", ""], "--stop: got an empty string"),

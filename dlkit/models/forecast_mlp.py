@@ -8,7 +8,6 @@ import keras
 from keras import layers
 
 from dlkit.data.spec import SeriesSpec
-from dlkit.errors import SpecError
 from dlkit.models.forecaster import forecaster
 from dlkit.models.linear_forecasters import linear_map
 
@@ -40,16 +39,10 @@ def mlp(
         A `keras.Model` from scaled float32 `window` `(b, lookback, channels)`, with covariates
         `future` `(b, horizon, future)` and `static` `(b, static)`, to `(b, horizon, targets)`, with
         quantiles `(b, horizon, targets, q)`.
-    Raises:
-        SpecError: a negative depth, or no units.
     Reference:
         Rumelhart, Hinton & Williams 1986, Nature 323; the linear path after Das et al. 2023 (TiDE),
         arXiv:2304.08424, section 4. Departs from the latter: plain hidden layers.
     """
-    if depth < 0 or units < 1:
-        raise SpecError(
-            f"-p depth, units: got {depth}, {units}; accepted: depth from 0, units from 1"
-        )
 
     def body(x: Any, values: int) -> Any:
         y = layers.Flatten(name="flat")(x)  # (n, lookback * features)

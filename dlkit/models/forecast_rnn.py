@@ -14,7 +14,7 @@ from dlkit.models.linear_forecasters import linear_map
 from dlkit.models.rnn import Recurrent
 
 # A recurrence is as slow as it has steps, and forgets more the more it has.
-STEPS = 28
+STEPS = 14
 
 
 def segments(x: Any, patch: int) -> Any:
@@ -23,10 +23,10 @@ def segments(x: Any, patch: int) -> Any:
     The last steps fill whole segments; where the first do not, the first step is repeated.
 
     Raises:
-        SpecError: a patch that is longer than the window, or has no step.
+        SpecError: a patch that is longer than the window.
     """
     _, lookback, features = x.shape
-    if not 1 <= patch <= lookback:
+    if patch > lookback:
         raise SpecError(
             f"-p patch: segments of {patch} steps do not fit the lookback of {lookback}; "
             f"accepted: 1 to {lookback}"
@@ -53,8 +53,8 @@ def lstm(
         depth: number of recurrent layers.
         units: width of each, and of each direction where there are two.
         patch: steps that are read at once, as one vector, 1 to the lookback; where it does not divide
-            the lookback, the first step is repeated. None: as few as make at most 28 segments (12 of a
-            lookback of 336).
+            the lookback, the first step is repeated. None: as few as make at most 14 segments (24 of a
+            lookback of 336, 1 up to 14).
         bidirectional: read the window in both directions; outputs are put side by side.
         dropout: fraction of each layer's output dropped in training, in [0, 1).
         instance_norm: how each target of a window is normalised, and its forecast given back: "none",
@@ -65,7 +65,7 @@ def lstm(
         `future` `(b, horizon, future)` and `static` `(b, static)`, to `(b, horizon, targets)`, with
         quantiles `(b, horizon, targets, q)`.
     Raises:
-        SpecError: no layer or no units, or a patch longer than the lookback.
+        SpecError: a patch longer than the lookback.
     Reference:
         Hochreiter & Schmidhuber 1997; segments after Lin et al. 2023 (SegRNN), arXiv:2308.11200,
         section 3. Departs from it: one linear head from the last state, no decoder.
@@ -135,8 +135,6 @@ def _recurrent(
     instance_norm: Literal["none", "last", "standard"],
 ) -> keras.Model:
     lookback = spec.input_shape[0]
-    if depth < 1 or units < 1:
-        raise SpecError(f"-p depth, units: got {depth}, {units}; accepted: whole numbers from 1")
     if patch is None:
         patch = -(-lookback // STEPS)
 

@@ -53,16 +53,15 @@ def transformer(
         `future` `(b, horizon, future)` and `static` `(b, static)`, to `(b, horizon, targets)`, with
         quantiles `(b, horizon, targets, q)`.
     Raises:
-        SpecError: `dim` does not divide by `heads`, a negative depth, or a patch longer than the
-            lookback.
+        SpecError: `dim` does not divide by `heads`, or a patch longer than the lookback.
     Reference:
         Vaswani et al. 2017, arXiv:1706.03762, section 3.1. Departs from it: the encoder alone, norms
         before each part, GELU, learned positions.
     """
-    if heads < 1 or dim < 1 or dim % heads or depth < 0:
+    if dim % heads:
         raise SpecError(
-            f"-p dim, heads, depth: got {dim}, {heads}, {depth}; "
-            "accepted: dim a multiple of heads, both from 1, depth from 0"
+            f"-p dim: {dim} does not divide by the {heads} heads; "
+            f"accepted: a multiple of {heads}, such as {max(1, round(dim / heads)) * heads}"
         )
 
     if patch is None:

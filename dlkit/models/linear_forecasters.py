@@ -8,7 +8,6 @@ import keras
 from keras import layers, ops
 
 from dlkit.data.spec import SeriesSpec
-from dlkit.errors import SpecError
 from dlkit.models.forecaster import forecaster
 
 
@@ -78,14 +77,10 @@ def dlinear(
         instance_norm: as for `linear`.
     Returns:
         As for `linear`.
-    Raises:
-        SpecError: a kernel of no step.
     Reference:
         Zeng et al. 2023, arXiv:2205.13504, section 4, "DLinear". Departs from it: weights start at
         random, not at one over the lookback.
     """
-    if kernel_size < 1:
-        raise SpecError(f"-p kernel_size: got {kernel_size}; accepted: a whole number from 1")
     before = (kernel_size - 1) // 2
     after = kernel_size - 1 - before
 

@@ -43,20 +43,15 @@ def nhits(
         `future` `(b, horizon, future)` and `static` `(b, static)`, to `(b, horizon, targets)`, with
         quantiles `(b, horizon, targets, q)`.
     Raises:
-        SpecError: lists of different lengths, empty or with a number under 1; no block, layer or unit.
+        SpecError: lists of different lengths, or empty.
     Reference:
         Challu et al. 2023, arXiv:2201.12886, section 3 and table A.3. Departs from it: the backcast
         is a value for each step, as in the authors' code; covariates go into every block, pooled.
     """
-    if not pooling or len(pooling) != len(downsampling) or min(*pooling, *downsampling) < 1:
+    if not pooling or len(pooling) != len(downsampling):
         raise SpecError(
             f"-p pooling, downsampling: got {list(pooling)}, {list(downsampling)}; "
-            "accepted: lists of one length, at least 1, of whole numbers from 1"
-        )
-    if min(blocks, depth, units) < 1:
-        raise SpecError(
-            f"-p blocks, depth, units: got {blocks}, {depth}, {units}; "
-            "accepted: whole numbers from 1"
+            "accepted: lists of one length, a number for each stack"
         )
     lookback = spec.input_shape[0]
 

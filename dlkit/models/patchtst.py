@@ -59,19 +59,19 @@ def patchtst(
         scores of a block's attention are not added to the next block's, as the authors' code does.
     """
     lookback = spec.input_shape[0]
-    if not 1 <= patch_length <= lookback:
+    if patch_length > lookback:
         raise SpecError(
             f"-p patch_length: {patch_length} steps do not fit the lookback of {lookback}; "
             f"accepted: 1 to {lookback}"
         )
-    if not 1 <= stride <= patch_length:
+    if stride > patch_length:
         raise SpecError(
             f"-p stride: got {stride} for patches of {patch_length}; accepted: 1 to {patch_length}"
         )
-    if heads < 1 or dim < 1 or dim % heads or depth < 0:
+    if dim % heads:
         raise SpecError(
-            f"-p dim, heads, depth: got {dim}, {heads}, {depth}; "
-            "accepted: dim a multiple of heads, both from 1, depth from 0"
+            f"-p dim: {dim} does not divide by the {heads} heads; "
+            f"accepted: a multiple of {heads}, such as {max(1, round(dim / heads)) * heads}"
         )
 
     def normed(x: Any, name: str) -> Any:

@@ -41,16 +41,15 @@ def tcn(
         `future` `(b, horizon, future)` and `static` `(b, static)`, to `(b, horizon, targets)`, with
         quantiles `(b, horizon, targets, q)`.
     Raises:
-        SpecError: a kernel of less than 2 steps, no filters or no block.
+        SpecError: a kernel of less than 2 steps.
     Reference:
-        Bai et al. 2018, arXiv:1803.01271, figure 1. Departs from it: He et al. 2015 initialisation
-        without weight norm; the forecast is read off the last step, beside a linear path. What the
+        Bai et al. 2018, arXiv:1803.01271, figure 1, first weights as in the authors' code. Departs from
+        it: no weight norm; the forecast is read off the last step, beside a linear path. What the
         last step does not see is not computed.
     """
-    if kernel_size < 2 or filters < 1 or (depth is not None and depth < 1):
+    if kernel_size < 2:
         raise SpecError(
-            f"-p kernel_size, filters, depth: got {kernel_size}, {filters}, {depth}; "
-            "accepted: kernel_size from 2, filters from 1, depth from 1 or null"
+            f"-p kernel_size: {kernel_size} step sees nothing of the past; accepted: at least 2"
         )
     lookback = spec.input_shape[0]
     if depth is None:
@@ -72,7 +71,7 @@ def tcn(
                     kernel_size,
                     padding="causal",
                     activation="relu",
-                    kernel_initializer="he_normal",
+                    kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
                     name=f"{name}_conv{i}",
                 )(y)  # (n, lookback / 2**(block - 1), filters)
                 y = layers.SpatialDropout1D(dropout, name=f"{name}_dropout{i}")(y)
