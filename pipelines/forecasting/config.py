@@ -10,7 +10,7 @@ from dlkit.errors import OptionError
 from dlkit.options import option
 
 TASK = "forecasting"
-DEFAULT_MODEL = "dlinear"
+DEFAULT_MODEL = "gru"
 # A short series has few windows: so many epochs, or more until there were so many steps.
 DEFAULT_EPOCHS, DEFAULT_STEPS, DEFAULT_PATIENCE = 30, 1500, 10
 
