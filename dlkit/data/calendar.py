@@ -58,7 +58,7 @@ def frequency(index: pd.DatetimeIndex, where: str) -> str:
         raise DataError(
             f"{where}: has {counted(len(index), 'stamp')}; needed: at least 3 to tell a frequency"
         )
-    found = pd.infer_freq(index)
+    found = _inferred(index)
     if found:
         return found
     steps = np.diff(index.to_numpy())
@@ -68,7 +68,7 @@ def frequency(index: pd.DatetimeIndex, where: str) -> str:
     ends = np.flatnonzero(np.diff(np.concatenate([[0], near.astype(int), [0]])))
     runs = ends.reshape(-1, 2)
     begin, end = runs[np.argmax(runs[:, 1] - runs[:, 0])]
-    found = pd.infer_freq(index[begin : end + 1]) if end - begin >= 2 else None
+    found = _inferred(index[begin : end + 1]) if end - begin >= 2 else None
     if found is None and np.mean(steps == usual) > 0.5:
         found = pd.tseries.frequencies.to_offset(pd.Timedelta(usual)).freqstr
     if found is None:
@@ -77,6 +77,13 @@ def frequency(index: pd.DatetimeIndex, where: str) -> str:
             f"{np.mean(steps == usual):.0%} of them); resample them first"
         )
     return found
+
+
+def _inferred(index: pd.DatetimeIndex) -> str | None:
+    """Return the alias that all stamps follow, or None."""
+    with pd.option_context("future.infer_freq_returns_offset", True):
+        found: Any = pd.infer_freq(index)
+    return found.freqstr if found is not None else None
 
 
 def seasons(alias: str) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,7 +84,8 @@ def read(source: str, data_dir: str | None = None, download: bool = True) -> pd.
             if frame.index.name is not None or isinstance(frame.index, pd.DatetimeIndex):
                 frame = frame.reset_index()
         else:
-            frame = pd.read_json(path, lines=True, convert_dates=False)
+            with path.open(encoding="utf-8") as lines:
+                frame = pd.DataFrame([json.loads(line) for line in lines if line.strip()])
     except (ValueError, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"--data {source}: cannot be read as {kind}: {reason}") from None

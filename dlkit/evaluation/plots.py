@@ -144,7 +144,7 @@ def curves(history: Mapping[str, list[tuple[int, float]]], path: Path) -> None:
         for key, label in ((name, "train"), (f"val_{name}", "validation")):
             epochs, values = zip(*history[key], strict=True) if history[key] else ((), ())
             axes.plot(epochs, values, label=label, marker="." if len(epochs) < 9 else "")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.set_xlabel("epoch")
         axes.set_title(name)
         axes.legend()

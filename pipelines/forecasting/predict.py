@@ -95,9 +95,10 @@ def predict(
             for name, each in parts.items():
                 value = values[name].numpy()
                 each.append(value if at == 0 or name == "forecast" else np.full_like(value, np.nan))
-            own = values["forecast"].numpy()
-            more = np.concatenate([own, given["future"]], 2) if roles.future else own
-            window = np.concatenate([window, more], 1)[:, -lookback:]
+            if at + trained < steps:
+                own = values["forecast"].numpy()
+                more = np.concatenate([own, given["future"]], 2) if roles.future else own
+                window = np.concatenate([window, more], 1)[:, -lookback:]
         whole = {k: np.concatenate(v, 1)[:, :steps] for k, v in parts.items()}
         for row, each in enumerate(part):
             stamps = pd.date_range(each.last, periods=steps + 1, freq=about["frequency"])[1:]

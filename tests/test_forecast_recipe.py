@@ -1,0 +1,176 @@
+"""Forecasting through its commands: train, predict, export, serve, resume, refuse."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from made import Done
+
+from dlkit import tracking
+
+TASK = "forecasting"
+Runs = Callable[..., Done]
+TINY = ["--lookback", "14", "--horizon", "7", "--epochs", "3", "--batch-size", "16"]
+CHILD = """
+import sys
+from dlkit import training
+training.SAVE_EVERY_SECONDS = 0.2
+from pipelines.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def shops(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two shops, 200 days each; sales follow the week and a promotion that is known ahead."""
+    generator = np.random.default_rng(0)
+    parts = []
+    for shop, level in (("north", 10.0), ("south", 30.0)):
+        t = np.arange(210)
+        promotion = (generator.random(210) < 0.3).astype(float)
+        sales = level + 3 * np.sin(2 * np.pi * t / 7) + 4 * promotion
+        day = pd.date_range("2024-01-01", periods=210, freq="D")
+        weather, size = generator.normal(size=210), level / 10
+        parts.append(
+            pd.DataFrame(
+                {"day": day, "shop": shop, "sales": sales, "promotion": promotion}
+                | {"weather": weather, "size": size}
+            )
+        )
+    path = tmp_path_factory.mktemp("shops") / "shops.csv"
+    pd.concat(parts).to_csv(path, index=False)
+    return path
+
+
+ROLES = ["--target", "sales", "--series-id", "shop", "--future-covariates", "promotion",
+         "--past-covariates", "weather", "--static", "size"]  # fmt: skip
+
+
+def test_a_panel_with_covariates_from_table_to_forecast(
+    dlkit: Runs, here: Path, shops: Path
+) -> None:
+    done = dlkit(TASK, "train", "--data", str(shops), *ROLES, *TINY, "--model", "mlp",
+                 "-p", "units=32", "--quantiles", "0.1,0.5,0.9", "--json")  # fmt: skip
+    assert done.code == 0, done.err
+    found = done.json
+    assert {"mse", "mae", "mae_units", "smape", "mase", "coverage_80"} <= set(found["metrics"])
+    assert {"repeat_last", "seasonal_naive", "drift", "closed_form_linear"} == set(
+        found["baselines"]
+    )
+    report = json.loads(Path(found["report"]).read_text())
+    assert report["windows"] == 2 * (42 - 7 + 1)
+    assert (report["lookback"], report["horizon"], len(report["by_step"]["model"])) == (14, 7, 7)
+    for name in ("by_step.png", "forecasts.png", "residuals.png", "curves.png"):
+        assert Path(found["report"]).with_name(name).stat().st_size > 5000
+
+    # What is to be forecast has its covariates, and no sales.
+    ahead = pd.read_csv(shops)
+    ahead.loc[pd.to_datetime(ahead["day"]) >= "2024-07-22", "sales"] = np.nan
+    ahead.to_csv("ahead.csv", index=False)
+    done = dlkit(TASK, "predict", "latest", "ahead.csv", "--output", "f.csv", "--plot", "f.png")
+    assert done.code == 0, done.err
+    rows = list(csv.DictReader(Path("f.csv").read_text().splitlines()))
+    assert len(rows) == 2 * 7
+    assert [row["series"] for row in rows[::7]] == ["north", "south"]
+    assert rows[0]["stamp"].startswith("2024-07-22")
+    for row in rows:
+        assert float(row["lower"]) <= float(row["forecast"]) <= float(row["upper"])
+    levels = [np.mean([float(r["forecast"]) for r in rows[i : i + 7]]) for i in (0, 7)]
+    assert levels[0] < 20 < levels[1]
+    assert Path("f.png").stat().st_size > 5000
+
+    done = dlkit(TASK, "predict", "latest", "ahead.csv", "--horizon", "8")
+    assert done.code == 2
+    assert "beyond it the past covariates (weather) are not known" in done.err
+    done = dlkit(TASK, "predict", "latest", str(shops))
+    assert done.code == 2
+    assert "future covariates (promotion) are needed up to" in done.err
+
+    # The exported graph takes raw rows; a longer lookback than it has is not its business.
+    exported = dlkit(TASK, "export", "latest", "--out", "out")
+    assert exported.code == 0, exported.err
+    shutil.rmtree(here / "mlruns")
+    again = dlkit(TASK, "predict", "out", "ahead.csv", "--json")
+    assert again.code == 0, again.err
+    first = json.loads(again.out.splitlines()[0])
+    assert first["forecast"] == pytest.approx(float(rows[0]["forecast"]), rel=1e-5)
+
+
+def test_beyond_the_trained_horizon(dlkit: Runs, shops: Path) -> None:
+    sales = pd.read_csv(shops).query("shop == 'north'")[["day", "sales"]]
+    sales.to_csv("north.csv", index=False)
+    done = dlkit(TASK, "train", "--data", "north.csv", *TINY, "--model", "nlinear", "--json")
+    assert done.code == 0, done.err
+    short = dlkit(TASK, "predict", "latest", "north.csv", "--json")
+    long = dlkit(TASK, "predict", "latest", "north.csv", "--horizon", "17", "--json")
+    assert (short.code, long.code) == (0, 0), long.err
+    near, far = ([json.loads(line) for line in d.out.splitlines()] for d in (short, long))
+    assert len(far) == 17
+    assert far[:7] == near
+    assert all(row["lower"] is None for row in far[7:])
+    assert far[-1]["stamp"].startswith("2024-08-14")
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--data", "sunspot"], "did you mean 'sunspots'?"),
+        (["--data", "nowhere.csv"], "no file nowhere.csv"),
+        (["--data", "notes.txt"], "accepted: a .csv, .parquet or .jsonl file"),
+        (["--target", "spots"], "no column 'spots' (did you mean 'sunspots'?)"),
+        (["--model", "lstmm"], "did you mean 'lstm'?"),
+        (["--quantiles", "0.5"], "two or more different numbers"),
+        (["--quantiles", "0.1,1.5"], "between 0 and 1"),
+        (["--split", "80/20"], "--split: got '80/20'"),
+        (["--horizon", "400"], "need"),
+        (["--fill", "forwards"], "did you mean 'forward'?"),
+        (["--data", "co2"], "--fill forward or --fill interpolate"),
+        (["--coverage", "1"], "below 1"),
+        (["-p", "units=0"], "-p units: got 0; accepted: at least 1"),
+    ],
+)
+def test_mistakes(dlkit: Runs, more: list[str], words: str) -> None:
+    Path("notes.txt").write_text("text")
+    began = time.monotonic()
+    done = dlkit(TASK, "train", *more)
+    assert done.code == 2, done.err
+    assert words in done.err
+    assert len(done.err.strip().splitlines()) == 1
+    assert time.monotonic() - began < 10  # TensorFlow is not needed to tell
+    assert not list(Path("mlruns").glob("checkpoints/*"))
+
+
+def test_a_killed_run_ends_as_the_whole_one(dlkit: Runs, here: Path, shops: Path) -> None:
+    arguments = [TASK, "train", "--data", str(shops), *ROLES, *TINY, "--epochs", "12",
+                 "--model", "gru", "-p", "units=16", "--ema", "0.9"]  # fmt: skip
+    whole = dlkit(*arguments, "--json")
+    assert whole.code == 0, whole.err
+    command = [sys.executable, "-c", CHILD, *arguments]
+    with subprocess.Popen(command, cwd=here, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        while not process.stderr.readline().startswith("epoch 4/"):
+            assert process.poll() is None
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    rows: list[dict[str, Any]] = [
+        json.loads(line) for line in dlkit("runs", "list", "--json").out.splitlines()
+    ]
+    killed = next(r["run"] for r in rows if r["run"] != whole.json["run"])
+    resumed = dlkit(TASK, "train", "--resume", killed, "--json")
+    assert resumed.code == 0, resumed.err
+    assert resumed.json["metrics"] == whole.json["metrics"]
+    store = tracking.client()
+    one, two = (store.get_run(r).data.tags["dlkit.weights"] for r in (whole.json["run"], killed))
+    assert one == two
