@@ -42,6 +42,7 @@ class Generator:
 
         tf = load_tensorflow()
         from dlkit.data.tokenizers import from_json
+        from dlkit.generation import choose
 
         target = directory / "1"
         self.about = export.read_manifest(target)
@@ -50,6 +51,7 @@ class Generator:
         self.loaded = tf.saved_model.load(str(target))
         self.prefill = self.loaded.signatures["prefill"]
         self.step = self.loaded.signatures["step"]
+        self.choose = tf.function(choose)  # one for all texts: each anew would be traced anew
 
     def encode(self, prompt: str, strict: bool) -> tuple[Any, str]:
         """Return a prompt's tokens, int32 `(n,)`, n at least 1, and what was left out of it.
@@ -67,11 +69,10 @@ class Generator:
         """Yield each next token and its log-probability under the model."""
         import numpy as np
 
-        from dlkit.generation import Sampling, choose
+        from dlkit.generation import Sampling
 
         tf = _tensorflow()
         history = [int(t) for t in tokens]
-        draw = tf.function(choose)
         sampling = Sampling(
             tf.constant([wish.temperature], tf.float32),
             tf.constant([wish.top_k], tf.int32),
@@ -84,7 +85,7 @@ class Generator:
             shares = logits[0] - np.logaddexp.reduce(logits[0])
             changed = adjusted(logits[0], history, wish)
             at = tf.constant([wish.seed], tf.int32), tf.constant([place], tf.int32)
-            token = int(draw(tf.constant(changed[None]), *at, sampling)[0])
+            token = int(self.choose(tf.constant(changed[None]), *at, sampling)[0])
             yield token, float(shares[token])
             history.append(token)
             answer = self.go_on([history], answer)
