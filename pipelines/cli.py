@@ -91,10 +91,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader went away; nothing more can be said to it, not even at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except RuntimeError as error:
-        if str(error) != "Could not determine home directory.":  # of Path.expanduser
-            raise
-        return _fail("a path begins with ~ and a name that no user of this machine has", 2)
     except OSError as error:
         if error.errno not in MENDABLE:
             raise
@@ -104,6 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         number = getattr(cause, "number", 2)
         hint = cause.args[0] if cause.args else ""
         return _fail(f"interrupted{hint}", 128 + number, word="")
+    except RuntimeError as error:
+        if str(error) != "Could not determine home directory.":  # of Path.expanduser
+            raise
+        return _fail("a path begins with ~ and a name that no user of this machine has", 2)
 
 
 def _fail(message: str, code: int, word: str = "error: ") -> int:

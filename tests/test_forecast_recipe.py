@@ -152,6 +152,7 @@ def test_mistakes(dlkit: Runs, more: list[str], words: str) -> None:
     assert not list(Path("mlruns").glob("checkpoints/*"))
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_the_whole_one(dlkit: Runs, here: Path, shops: Path) -> None:
     arguments = [TASK, "train", "--data", str(shops), *ROLES, *TINY, "--epochs", "12",
                  "--model", "gru", "-p", "units=16", "--ema", "0.9"]  # fmt: skip

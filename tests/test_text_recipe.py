@@ -309,6 +309,7 @@ def test_what_cannot_be_trained_on_is_told(
     assert not done.out
 
 
+@pytest.mark.slow
 def test_tiny_shakespeare_is_found(real_data: Path, dlkit: Runs) -> None:
     file = real_data / "tinyshakespeare.txt"
     quick = [

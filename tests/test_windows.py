@@ -124,7 +124,7 @@ def test_evaluation_scores_every_token_but_the_first_once(
 
 
 def test_evaluation_needs_something_to_score() -> None:
-    with pytest.raises(DataError, match="1 tokens; scoring needs 2"):
+    with pytest.raises(DataError, match="1 token; scoring needs 2"):
         evaluation_windows(TOKENS[:1], 8, 4)
     with pytest.raises(ValueError, match=r"stride is in \[1, 8\], not 9"):
         evaluation_windows(TOKENS, 8, 4, 9)
