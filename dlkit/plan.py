@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
+from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 # Shares of the time limit at which the plan is looked at again: a machine that changes its speed at
 # the worst moment then moves the end by at most a tenth of that change.
@@ -199,3 +203,14 @@ def _steps_within_limit(at: Position, spent: float, per_epoch: int) -> int:
     if at.epochs is not None:
         total = min(total, at.epochs * per_epoch)
     return max(total, at.step)
+
+
+def cost_of_epoch_end(counters: list[Any], validate: Callable[[], None]) -> float:
+    """Time one validation, leaving the running epoch's metrics as they were."""
+    values = [np.array(v) for v in counters]
+    validate()  # traces
+    began = time.monotonic()
+    validate()
+    for variable, value in zip(counters, values, strict=True):
+        variable.assign(value)
+    return time.monotonic() - began

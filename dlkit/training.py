@@ -354,7 +354,7 @@ def fit(
                 progress.update(at.step, at.total, logs, rate)
                 if at.total is None and plan.measured(at, pace, spent()) and not plans_later():
                     if not pace.ends:
-                        pace.end(_cost_of_epoch_end(counters, validate))
+                        pace.end(plan.cost_of_epoch_end(counters, validate))
                     plan.make_plan(at, pace, spent(), steps_per_epoch)
                     save()
                     pace = Pace()
@@ -392,14 +392,3 @@ def weights_hash(model: keras.Model) -> str:
     for weight in model.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())
     return digest.hexdigest()
-
-
-def _cost_of_epoch_end(counters: list[Any], validate: Callable[[], None]) -> float:
-    """Time one validation, leaving the running epoch's metrics as they were."""
-    values = [np.array(v) for v in counters]
-    validate()  # traces
-    began = time.monotonic()
-    validate()
-    for variable, value in zip(counters, values, strict=True):
-        variable.assign(value)
-    return time.monotonic() - began

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -143,12 +142,10 @@ def test_beyond_the_trained_horizon(dlkit: Runs, shops: Path) -> None:
 )
 def test_mistakes(dlkit: Runs, more: list[str], words: str) -> None:
     Path("notes.txt").write_text("text")
-    began = time.monotonic()
     done = dlkit(TASK, "train", *more)
     assert done.code == 2, done.err
     assert words in done.err
     assert len(done.err.strip().splitlines()) == 1
-    assert time.monotonic() - began < 10  # TensorFlow is not needed to tell
     assert not list(Path("mlruns").glob("checkpoints/*"))
 
 

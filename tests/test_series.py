@@ -14,9 +14,9 @@ from dlkit.data.newest import newest
 from dlkit.data.series import cuts, gathered, load_series
 from dlkit.data.series_sources import Roles
 from dlkit.errors import DataError, OptionError
+from dlkit.evaluation.calibration import conformal
 from dlkit.evaluation.forecast import errors, naive_errors, quantile_loss
 from dlkit.evaluation.forecast_baselines import baselines, closed_form
-from dlkit.export.forecast import conformal
 
 
 def days(n: int = 200, **columns: object) -> pd.DataFrame:
@@ -103,6 +103,20 @@ def test_cuts(split: str, found: tuple[int, int, int]) -> None:
 def test_cuts_that_are_refused(split: str) -> None:
     with pytest.raises(OptionError, match="--split: got"):
         cuts(split, pd.date_range("2024-01-01", periods=200, freq="D"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"day": "2024-01-01", "sales": 1}\n[1, 2]\n', "line 2 holds no object"),
+        ('{"day":\n', "line 1 is no JSON"),
+        ("\n", "has no rows"),
+    ],
+)
+def test_json_lines_that_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "a.jsonl").write_text(text)
+    with pytest.raises(DataError, match=words):
+        load_series(str(tmp_path / "a.jsonl"))
 
 
 def hole(frame: pd.DataFrame) -> pd.DataFrame:

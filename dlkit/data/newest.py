@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dlkit.data.calendar import frequency, regular
-from dlkit.data.series import NAMED, static_of, table_parts
-from dlkit.data.series_sources import Roles, find_roles, read
+from dlkit.data.series_sources import NAMED, Roles, find_roles, read, static_of, table_parts
 from dlkit.errors import DataError
 
 

@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dlkit.data.calendar import frequency, regular, seasons, stamps
-from dlkit.data.series_sources import Roles, find_roles, read
+from dlkit.data.calendar import frequency, regular, seasons
+from dlkit.data.series_sources import NAMED, Roles, find_roles, read, static_of, table_parts
 from dlkit.data.spec import SeriesSpec
 from dlkit.errors import DataError, OptionError
 
 SPLITS = ("train", "validation", "test")
-# Series that are named where many are meant.
-NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -280,45 +278,6 @@ def load_series(
         notes,
         static,
     )
-
-
-def table_parts(
-    frame: pd.DataFrame, roles: Roles, where: str, notes: list[str]
-) -> list[tuple[str, pd.DataFrame]]:
-    """Return each series, its stamps in order and without doubles."""
-    assert roles.time is not None
-    index = stamps(frame[roles.time], where, roles.time)
-    names = frame[roles.series_id].astype(str) if roles.series_id else None
-    values = frame.drop(columns=[roles.time, *([roles.series_id] if roles.series_id else [])])
-    values = values.set_axis(index, axis=0)
-    groups = values.groupby(names.to_numpy(), sort=True) if names is not None else [("", values)]
-    found = []
-    for name, part in groups:
-        here = f"series {name}" if names is not None else where
-        if not part.index.is_monotonic_increasing:
-            notes.append(f"{here}: the stamps were not in order and have been sorted")
-            part = part.sort_index(kind="stable")
-        twice = part.index[part.index.duplicated()].unique()
-        if len(twice):
-            shown = ", ".join(str(stamp) for stamp in twice[:NAMED])
-            raise DataError(
-                f"{here}: {len(twice):,} stamps stand there more than once ({shown}); keep one row "
-                "each, or name the column that tells series apart with --series-id"
-            )
-        found.append((str(name), part))
-    return found
-
-
-def static_of(part: pd.DataFrame, roles: Roles, name: str) -> np.ndarray:
-    """Return what holds for a whole series, float32 `(static,)`."""
-    for column in roles.static:
-        values = part[column]
-        if values.isna().any() or values.nunique() > 1:
-            raise DataError(
-                f"--static: '{column}' of series {name or 'there'} is missing or changes; accepted: "
-                "one number a series"
-            )
-    return part[list(roles.static)].iloc[0].to_numpy(np.float32)
 
 
 def _season(kept: list, ends: dict, alias: str) -> int:

@@ -16,6 +16,8 @@ from dlkit.errors import DataError, nearest, one_of
 
 BUILT_IN = ("sunspots", "elnino", "co2")
 ENDINGS = {".csv": "csv", ".parquet": "parquet", ".jsonl": "jsonl"}
+# Series and stamps that are named where many are meant.
+NAMED = 3
 TIME_NAMES = ("time", "date", "datetime", "timestamp", "ds", "month", "year")
 
 
@@ -84,8 +86,7 @@ def read(source: str, data_dir: str | None = None, download: bool = True) -> pd.
             if frame.index.name is not None or isinstance(frame.index, pd.DatetimeIndex):
                 frame = frame.reset_index()
         else:
-            with path.open(encoding="utf-8") as lines:
-                frame = pd.DataFrame([json.loads(line) for line in lines if line.strip()])
+            frame = pd.DataFrame(_json_lines(path))
     except (ValueError, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"--data {source}: cannot be read as {kind}: {reason}") from None
@@ -93,6 +94,24 @@ def read(source: str, data_dir: str | None = None, download: bool = True) -> pd.
     if not len(frame):
         raise DataError(f"--data {source}: has no rows")
     return frame
+
+
+def _json_lines(path: Path) -> list[dict]:
+    """Read an object a line."""
+    found = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                reason = str(error).partition(":")[0]
+                raise ValueError(f"line {number} is no JSON: {reason}") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} holds no object")
+            found.append(row)
+    return found
 
 
 def _built_in(name: str) -> pd.DataFrame:
@@ -220,3 +239,42 @@ def _time_column(frame: pd.DataFrame, free: Sequence[str], where: str) -> str:
     raise DataError(
         f"--time: {where} has no column of stamps among {one_of(frame.columns)}; name it"
     )
+
+
+def table_parts(
+    frame: pd.DataFrame, roles: Roles, where: str, notes: list[str]
+) -> list[tuple[str, pd.DataFrame]]:
+    """Return each series, its stamps in order and without doubles."""
+    assert roles.time is not None
+    index = stamps(frame[roles.time], where, roles.time)
+    names = frame[roles.series_id].astype(str) if roles.series_id else None
+    values = frame.drop(columns=[roles.time, *([roles.series_id] if roles.series_id else [])])
+    values = values.set_axis(index, axis=0)
+    groups = values.groupby(names.to_numpy(), sort=True) if names is not None else [("", values)]
+    found = []
+    for name, part in groups:
+        here = f"series {name}" if names is not None else where
+        if not part.index.is_monotonic_increasing:
+            notes.append(f"{here}: the stamps were not in order and have been sorted")
+            part = part.sort_index(kind="stable")
+        twice = part.index[part.index.duplicated()].unique()
+        if len(twice):
+            shown = ", ".join(str(stamp) for stamp in twice[:NAMED])
+            raise DataError(
+                f"{here}: {len(twice):,} stamps stand there more than once ({shown}); keep one row "
+                "each, or name the column that tells series apart with --series-id"
+            )
+        found.append((str(name), part))
+    return found
+
+
+def static_of(part: pd.DataFrame, roles: Roles, name: str) -> np.ndarray:
+    """Return what holds for a whole series, float32 `(static,)`."""
+    for column in roles.static:
+        values = part[column]
+        if values.isna().any() or values.nunique() > 1:
+            raise DataError(
+                f"--static: '{column}' of series {name or 'there'} is missing or changes; accepted: "
+                "one number a series"
+            )
+    return part[list(roles.static)].iloc[0].to_numpy(np.float32)

@@ -8,20 +8,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from dlkit.data.series import SeriesData
+from dlkit.evaluation.plots import _figure
 
 # Forecasts that are drawn, and steps of the past before each.
 ORIGINS = 4
 LAGS = 60
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=110)
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def by_step(errors: Mapping[str, Sequence[float]], path: Path) -> None:

@@ -14,26 +14,6 @@ from dlkit.data.series import SeriesData, gathered
 BATCH = 256
 
 
-def conformal(
-    truth: np.ndarray, lower: np.ndarray, upper: np.ndarray, coverage: float
-) -> np.ndarray:
-    """Return by how much to widen intervals, so that they cover as asked, `(horizon, targets)`.
-
-    Split conformal prediction on held-out windows, each step and target by itself; for quantile
-    forecasts it widens, or narrows, what they span.
-
-    Args:
-        truth, lower, upper: `(n, horizon, targets)`.
-        coverage: share of truths that the intervals are to hold.
-    Reference:
-        Vovk et al. 2005; Romano et al. 2019, arXiv:1905.03222. Departs from them: neighbouring
-        windows are not exchangeable, so that coverage is not guaranteed; reports measure it.
-    """
-    off = np.sort(np.maximum(lower - truth, truth - upper), axis=0)
-    rank = min(len(off), int(np.ceil((len(off) + 1) * coverage)))
-    return off[rank - 1]
-
-
 def model_inputs(data: SeriesData, window: Any, future: Any, static: Any) -> list[Any]:
     """Scale raw inputs, float32, for the model; those that the spec lacks are left out."""
     targets, past = data.spec.outputs, data.spec.past

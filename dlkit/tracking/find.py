@@ -103,6 +103,8 @@ def children(parent: str) -> list[Any]:
 
 
 def _registered(ref: str) -> Any:
+    from mlflow.exceptions import MlflowException
+
     name, at, alias = ref.removeprefix("models:/").partition("@")
     store = client()
     try:
@@ -111,7 +113,7 @@ def _registered(ref: str) -> Any:
         name, slash, version = name.partition("/")
         if slash:
             return store.get_model_version(name, version)
-    except Exception:
+    except MlflowException:
         known = [m.name for m in store.search_registered_models()]
         raise RunError(
             f"RUN: no registered model '{ref}'{nearest(name, known)}; there: {one_of(known) or 'none'}"

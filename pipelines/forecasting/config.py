@@ -129,13 +129,13 @@ def levels(text: str | None) -> tuple[float, ...]:
     return found
 
 
-def load(config: Config, source: str | None = None) -> Any:
-    """Load the config's series, or another source by the same columns."""
+def load(config: Config) -> Any:
+    """Load the config's series."""
     from dlkit.data.series import load_series
     from dlkit.data.series_sources import Roles
 
     return load_series(
-        source or config.data,
+        config.data,
         roles=Roles(
             config.time,
             listed(config.target),

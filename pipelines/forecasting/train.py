@@ -38,8 +38,9 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
 
     from dlkit import export, health, training
     from dlkit.evaluation import plots
+    from dlkit.evaluation.calibration import conformal
     from dlkit.evaluation.forecast import forecast_report
-    from dlkit.export.forecast import Forecaster, conformal, forecasts, held_out
+    from dlkit.export.forecast import Forecaster, forecasts, held_out
 
     # Model.
     model, rate = compiled_model(config, data.spec)
