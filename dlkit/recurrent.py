@@ -17,85 +17,107 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 
 class Cell(NamedTuple):
     """One kind of recurrence.
 
+    Sums are squashed whole and split afterwards, and whatever the gradient needs but the gradient
+    itself is worked out for all steps at once: inside a loop, XLA vectorises neither slices nor
+    concatenations.
+
     Attributes:
         gates: how many times the units the products have.
         states: number of state tensors `(b, units)`; the first is the output.
         forward: `(x, states, r) -> (states, saved)`: one step from the input's products `x`, the
             state, and the recurrent products `r`, all `(b, gates * units)` or `(b, units)`; what
-            the gradient needs is saved.
-        backward: `(saved, before, d) -> (dx, dr, direct)`: from the gradient `d` of the new states
-            and the states before, the gradients of both products, and of the states before by every
-            way but the recurrent product.
+            the gradient needs besides the states is saved.
+        factors: `(saved, before, after) -> factors`: for all steps at once, from what was saved and
+            the states before and after each, all `(t, b, ...)`, what `backward` multiplies by.
+        backward: `(factors, d) -> (products, direct)`: from one step's factors and the gradient `d`
+            of the new states, the gradients of both products (one where they are equal), and of the
+            states before by every way but the recurrent product.
     """
 
     gates: int
     states: int
     forward: Callable[..., tuple]
+    factors: Callable[..., tuple]
     backward: Callable[..., tuple]
 
 
 def _simple_forward(x: Any, states: Any, r: Any) -> tuple:
-    h = ops.tanh(x + r)
-    return (h,), (h,)
+    return (ops.tanh(x + r),), ()
 
 
-def _simple_backward(saved: Any, before: Any, d: Any) -> tuple:
-    (h,) = saved
-    dx = d[0] * (1.0 - h * h)
-    return dx, dx, (0.0 * dx,)
+def _simple_factors(saved: Any, before: Any, after: Any) -> tuple:
+    (h,) = after
+    return (1.0 - h * h,)
+
+
+def _simple_backward(factors: Any, d: Any) -> tuple:
+    dx = d[0] * factors[0]
+    return (dx,), (0.0,)
 
 
 def _lstm_forward(x: Any, states: Any, r: Any) -> tuple:
-    i, f, g, o = ops.split(x + r, 4, axis=-1)  # Keras's order
-    i, f, g, o = ops.sigmoid(i), ops.sigmoid(f), ops.tanh(g), ops.sigmoid(o)
+    # sigmoid(x) is tanh(x / 2) / 2 + 1 / 2: one function squashes all four gates.
+    scale = np.repeat(np.array([0.5, 0.5, 1.0, 0.5], "float32"), states[0].shape[-1])
+    squashed = ops.tanh((x + r) * scale) * scale + (1.0 - scale)
+    i, f, g, o = ops.split(squashed, 4, axis=-1)  # Keras's order
     c = f * states[1] + i * g
-    return (o * ops.tanh(c), c), (i, f, g, o, c)
+    return (o * ops.tanh(c), c), (squashed,)
 
 
-def _lstm_backward(saved: Any, before: Any, d: Any) -> tuple:
-    i, f, g, o, c = saved
-    squashed = ops.tanh(c)
-    dc = d[1] + d[0] * o * (1.0 - squashed * squashed)
-    gates = (
-        dc * g * i * (1.0 - i),
-        dc * before[1] * f * (1.0 - f),
-        dc * i * (1.0 - g * g),
-        d[0] * squashed * o * (1.0 - o),
+def _lstm_factors(saved: Any, before: Any, after: Any) -> tuple:
+    i, f, g, o = ops.split(saved[0], 4, axis=-1)
+    squashed = ops.tanh(after[1])
+    slopes = (
+        g * i * (1.0 - i),
+        before[1] * f * (1.0 - f),
+        i * (1.0 - g * g),
+        squashed * o * (1.0 - o),
     )
-    dx = ops.concatenate(gates, axis=-1)
-    return dx, dx, (0.0 * dc, dc * f)
+    return ops.concatenate(slopes, axis=-1), o * (1.0 - squashed * squashed), f
+
+
+def _lstm_backward(factors: Any, d: Any) -> tuple:
+    slopes, through, f = factors
+    dh, dc = d[0], d[1] + d[0] * through
+    dx = ops.concatenate((dc, dc, dc, dh), axis=-1) * slopes
+    return (dx,), (0.0, dc * f)
 
 
 def _gru_forward(x: Any, states: Any, r: Any) -> tuple:
     # Reset after the product, as cuDNN and Keras's default have it.
     (h,) = states
-    xz, xr, xh = ops.split(x, 3, axis=-1)
-    rz, rr, rh = ops.split(r, 3, axis=-1)
-    z, reset = ops.sigmoid(xz + rz), ops.sigmoid(xr + rr)
+    z, reset, _ = ops.split(ops.sigmoid(x + r), 3, axis=-1)
+    xh, rh = x[:, 2 * h.shape[-1] :], r[:, 2 * h.shape[-1] :]
     new = ops.tanh(xh + reset * rh)
     return (z * h + (1.0 - z) * new,), (z, reset, new, rh)
 
 
-def _gru_backward(saved: Any, before: Any, d: Any) -> tuple:
+def _gru_factors(saved: Any, before: Any, after: Any) -> tuple:
     z, reset, new, rh = saved
-    dnew = d[0] * (1.0 - z) * (1.0 - new * new)
-    dz = d[0] * (before[0] - new) * z * (1.0 - z)
+    dnew = (1.0 - z) * (1.0 - new * new)
+    dz = (before[0] - new) * z * (1.0 - z)
     dreset = dnew * rh * reset * (1.0 - reset)
-    dx = ops.concatenate((dz, dreset, dnew), axis=-1)
-    dr = ops.concatenate((dz, dreset, dnew * reset), axis=-1)
-    return dx, dr, (d[0] * z,)
+    input_side = ops.concatenate((dz, dreset, dnew), axis=-1)
+    return input_side, ops.concatenate((dz, dreset, dnew * reset), axis=-1), z
+
+
+def _gru_backward(factors: Any, d: Any) -> tuple:
+    input_side, recurrent_side, z = factors
+    thrice = ops.concatenate((d[0], d[0], d[0]), axis=-1)
+    return (thrice * input_side, thrice * recurrent_side), (d[0] * z,)
 
 
 CELLS = {
-    "simple-rnn": Cell(1, 1, _simple_forward, _simple_backward),
-    "lstm": Cell(4, 2, _lstm_forward, _lstm_backward),
-    "gru": Cell(3, 1, _gru_forward, _gru_backward),
+    "simple-rnn": Cell(1, 1, _simple_forward, _simple_factors, _simple_backward),
+    "lstm": Cell(4, 2, _lstm_forward, _lstm_factors, _lstm_backward),
+    "gru": Cell(3, 1, _gru_forward, _gru_factors, _gru_backward),
 }
 
 
@@ -116,10 +138,6 @@ def scan(
     """
     if keras.config.backend() != "tensorflow":
         return _scan_anywhere(CELLS[cell], x, states, recurrent, bias)
-    if bias is None:
-        import tensorflow as tf
-
-        bias = tf.zeros((CELLS[cell].gates * states[0].shape[-1],))
     return _tensorflow_scan(cell, fast)(x, tuple(states), recurrent, bias)
 
 
@@ -139,68 +157,79 @@ def _tensorflow_scan(name: str, fast: bool) -> Callable[..., tuple]:
     cell = CELLS[name]
 
     def forward(x: Any, states: Any, recurrent: Any, bias: Any) -> tuple:
-        """Return the states of each step, and what was saved, each `(t, b, units)`."""
+        """Return the states of each step, and what was saved, each `(t, b, ...)`."""
         length = tf.shape(x)[0]
-        first, kept = cell.forward(x[0], states, tf.matmul(states[0], recurrent) + bias)
-        sizes = len(first), len(kept)
+
+        def step(t: Any, now: Any) -> tuple:
+            r = tf.matmul(now[0], recurrent)
+            return cell.forward(x[t], now, r if bias is None else r + bias)
 
         def body(t: Any, now: Any, arrays: Any) -> tuple:
-            new, saved = cell.forward(x[t], now, tf.matmul(now[0], recurrent) + bias)
+            new, saved = step(t, now)
             written = zip(arrays, (*new, *saved), strict=True)
             return t + 1, new, tuple(a.write(t, value) for a, value in written)
 
+        new, saved = step(0, states)
         arrays = tuple(
-            tf.TensorArray(x.dtype, length, element_shape=states[0].shape)
-            for _ in range(sum(sizes))
+            tf.TensorArray(x.dtype, length, element_shape=each.shape) for each in (*new, *saved)
         )
         _, _, arrays = tf.while_loop(
             lambda t, *_: t < length, body, (0, tuple(states), arrays), maximum_iterations=length
         )
         stacked = tuple(a.stack() for a in arrays)
-        return stacked[: sizes[0]], stacked[sizes[0] :]
+        return stacked[: cell.states], stacked[cell.states :]
 
     def backward(saved: Any, outputs: Any, states: Any, recurrent: Any, gradients: Any) -> tuple:
-        """Return the gradients of x, of the first states, of the recurrent weights, of the bias."""
+        """Return the gradients of both products and of the first states, and h before each step."""
         length = tf.shape(gradients[0])[0]
-        # The states before each step.
         before = tuple(
             tf.concat([s[None], o[:-1]], 0) for s, o in zip(states, outputs, strict=True)
         )
-        width = (states[0].shape[0], cell.gates * states[0].shape[-1])
+        factors = cell.factors(saved, before, outputs)
+        # (gates * units, units), turned once and not at every step.
+        back = tf.transpose(recurrent)
 
-        def body(k: Any, d: Any, dxs: Any, drs: Any) -> tuple:
-            t = length - 1 - k
+        def step(t: Any, d: Any) -> tuple:
             now = tuple(a + g[t] for a, g in zip(d, gradients, strict=True))
-            dx, dr, direct = cell.backward(
-                tuple(s[t] for s in saved), tuple(b[t] for b in before), now
-            )
-            back = tf.matmul(dr, recurrent, transpose_b=True)
-            return k + 1, (direct[0] + back, *direct[1:]), dxs.write(t, dx), drs.write(t, dr)
+            return cell.backward(tuple(f[t] for f in factors), now)
 
-        arrays = tuple(tf.TensorArray(recurrent.dtype, length, element_shape=width) for _ in "xr")
+        def body(k: Any, d: Any, arrays: Any) -> tuple:
+            t = length - 1 - k
+            products, direct = step(t, d)
+            d = (direct[0] + tf.matmul(products[-1], back), *direct[1:])
+            return k + 1, d, tuple(a.write(t, p) for a, p in zip(arrays, products, strict=True))
+
         zeros = tuple(tf.zeros_like(s) for s in states)
-        _, d, dxs, drs = tf.while_loop(
-            lambda k, *_: k < length, body, (0, zeros, *arrays), maximum_iterations=length
+        arrays = tuple(
+            tf.TensorArray(p.dtype, length, element_shape=p.shape) for p in step(0, zeros)[0]
         )
-        dx, dr = dxs.stack(), drs.stack()
-        return dx, d, tf.einsum("tbu,tbg->ug", before[0], dr), tf.reduce_sum(dr, (0, 1))
+        _, d, arrays = tf.while_loop(
+            lambda k, *_: k < length, body, (0, zeros, arrays), maximum_iterations=length
+        )
+        products = tuple(a.stack() for a in arrays)
+        return products, d, before[0]
 
     if fast:
         forward = tf.function(forward, jit_compile=True)
         backward = tf.function(backward, jit_compile=True)
 
-    @tf.custom_gradient
-    def run(x: Any, h: Any, c: Any, recurrent: Any, bias: Any) -> tuple:
-        states = (h, c)[: cell.states]
-        outputs, saved = forward(x, states, recurrent, bias)
-
-        def gradient(*upstream: Any) -> tuple:
-            dx, d, drecurrent, dbias = backward(saved, outputs, states, recurrent, upstream)
-            return dx, d[0], d[1] if cell.states == 2 else tf.zeros_like(c), drecurrent, dbias
-
-        return outputs, gradient
-
     def scan(x: Any, states: Any, recurrent: Any, bias: Any) -> tuple:
-        return run(x, states[0], states[-1], tf.convert_to_tensor(recurrent), bias)
+        @tf.custom_gradient
+        def run(x: Any, recurrent: Any, *rest: Any) -> tuple:
+            states, bias = rest[: cell.states], (*rest, None)[cell.states]
+            outputs, saved = forward(x, states, recurrent, bias)
+
+            def gradient(*upstream: Any) -> tuple:
+                products, d, before = backward(saved, outputs, states, recurrent, upstream)
+                units, wide = recurrent.shape
+                dr = tf.reshape(products[-1], (-1, wide))  # (t b, gates * units)
+                drecurrent = tf.matmul(tf.reshape(before, (-1, units)), dr, transpose_a=True)
+                dbias = () if bias is None else (tf.reduce_sum(dr, 0),)
+                return products[0], drecurrent, *d, *dbias
+
+            return outputs, gradient
+
+        rest = (*states, *(() if bias is None else (tf.convert_to_tensor(bias),)))
+        return run(x, tf.convert_to_tensor(recurrent), *rest)
 
     return scan

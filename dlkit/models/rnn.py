@@ -8,9 +8,13 @@ import keras
 from keras import layers, ops
 
 from dlkit.data.spec import Spec
-from dlkit.models.causal import advance, initial_state, refuse_bidirectional
+from dlkit.models.causal import advance, initial_state, looking_back, refuse_bidirectional
 from dlkit.models.layer_lists import RnnLayers
 from dlkit.recurrent import CELLS, scan
+
+# Stacked layers are trained this many steps at a time: a layer then reads one span while the layer
+# above it reads the span before, each on a core of its own.
+SPAN = 16
 
 
 @keras.saving.register_keras_serializable("dlkit")
@@ -129,12 +133,19 @@ class RecurrentModel(keras.Model):
         carried = getattr(self, "_carried", None)
         if not training or carried is None:
             return super().call(inputs, training=training, mask=mask)
-        before = [v.value for v in carried.variables]
+        state = [v.value for v in carried.variables]
         count = ops.zeros((ops.shape(inputs)[0],), "int32")
-        logits, after = advance(self, inputs, [count, *before], training=True)
-        for variable, value in zip(carried.variables, after[1:], strict=True):
+        span = SPAN if len(looking_back(self)) > 1 else inputs.shape[1]
+        logits = []
+        for start in range(0, inputs.shape[1], span):
+            part, after = advance(
+                self, inputs[:, start : start + span], [count, *state], training=True
+            )
+            state = after[1:]
+            logits.append(part)
+        for variable, value in zip(carried.variables, state, strict=True):
             variable.assign(ops.stop_gradient(value))
-        return logits
+        return ops.concatenate(logits, 1)
 
     def train_step(self, data: Any) -> Any:
         """Train on a batch of lanes, or of plain rows."""
