@@ -107,6 +107,59 @@ def test_a_panel_with_covariates_from_table_to_forecast(
     assert first["forecast"] == pytest.approx(float(rows[0]["forecast"]), rel=1e-5)
 
 
+def test_evaluated_again_and_fold_by_fold(dlkit: Runs, shops: Path) -> None:
+    done = dlkit(TASK, "train", "--data", str(shops), "--target", "sales", "--series-id", "shop",
+                 *TINY, "--model", "nlinear", "--json")  # fmt: skip
+    assert done.code == 0, done.err
+    again = dlkit(TASK, "evaluate", "latest", "--json")
+    assert again.code == 0, again.err
+    for name, value in done.json["metrics"].items():
+        assert again.json["metrics"][name] == pytest.approx(value, rel=1e-4), name
+    assert again.json["baselines"] == done.json["baselines"]
+
+    # Another table, in which each value is twice as large: errors in the run's scale are as well.
+    other = pd.read_csv(shops)
+    other["sales"] *= 2
+    other.drop(columns=["promotion", "weather"]).to_csv("double.csv", index=False)
+    double = dlkit(
+        TASK, "evaluate", "latest", "--data", "double.csv", "--split", "10/10/80", "--json"
+    )
+    assert double.code == 0, double.err
+    naive = "seasonal_naive"
+    assert double.json["baselines"][naive]["mae"] > 1.5 * done.json["baselines"][naive]["mae"]
+    report = json.loads(Path(double.json["report"]).read_text())
+    assert report["windows"] == 2 * (168 - 7 + 1)
+    weekly = other.groupby("shop").head(2000).iloc[::7]
+    weekly.to_csv("weekly.csv", index=False)
+    done = dlkit(TASK, "evaluate", "latest", "--data", "weekly.csv", "--split", "30/30/40")
+    assert done.code == 2
+    assert len(done.err.strip().splitlines()) == 1
+
+    whole = dlkit(TASK, "backtest", "latest", "--folds", "3", "--json")
+    assert whole.code == 0, whole.err
+    found = whole.json
+    # Every origin is in one fold; one model for all, so the whole is what evaluate found.
+    assert sum(row["windows"] for row in found["folds"]) == 2 * (42 - 7 + 1)
+    assert found["metrics"]["mse"] == pytest.approx(again.json["metrics"]["mse"], rel=1e-4)
+    for name, values in found["baselines"].items():
+        assert values["mse"] == pytest.approx(again.json["baselines"][name]["mse"], rel=1e-6)
+    firsts = [row["first"] for row in found["folds"]]
+    assert firsts == sorted(firsts)
+    rows = list(csv.DictReader(Path(found["table"]).read_text().splitlines()))
+    assert [row["fold"] for row in rows] == ["1", "2", "3"]
+
+    anew = dlkit(TASK, "backtest", "latest", "--folds", "2", "--refit", "--json")
+    assert anew.code == 0, anew.err
+    first, second = anew.json["folds"]
+    assert first["train_rows"] < second["train_rows"]
+    assert first["mse"] != pytest.approx(found["folds"][0]["mse"])
+    assert Path(anew.json["report"]).with_name("folds.png").stat().st_size > 5000
+
+    many = dlkit(TASK, "backtest", "latest", "--folds", "99")
+    assert many.code == 2
+    assert "--folds: got 99; accepted: 1 to 36" in many.err
+
+
 def test_beyond_the_trained_horizon(dlkit: Runs, shops: Path) -> None:
     sales = pd.read_csv(shops).query("shop == 'north'")[["day", "sales"]]
     sales.to_csv("north.csv", index=False)

@@ -145,11 +145,12 @@ def regular(
 
 
 def _stamps(index: pd.DatetimeIndex) -> str:
-    named = ", ".join(_short(stamp) for stamp in index[:NAMED])
+    named = ", ".join(short_stamp(stamp) for stamp in index[:NAMED])
     return named + (", ..." if len(index) > NAMED else "")
 
 
-def _short(stamp: pd.Timestamp) -> str:
+def short_stamp(stamp: pd.Timestamp) -> str:
+    """Return a stamp as text, its date alone where it is midnight."""
     return str(stamp.date()) if stamp == stamp.normalize() else str(stamp)
 
 

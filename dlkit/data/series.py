@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,6 +73,11 @@ class SeriesData:
     def columns(self) -> tuple[str, ...]:
         """Names of the channels, in the order of the rows."""
         return (*self.roles.targets, *self.roles.past, *self.roles.future)
+
+    @functools.cached_property
+    def scaled(self) -> np.ndarray:
+        """The rows less the mean, over the deviation, of the training spans."""
+        return (self.rows - self.mean) / self.deviation
 
     def starts(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Return where each window of a split starts, and of which series it is.

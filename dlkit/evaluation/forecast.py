@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -153,17 +154,10 @@ def forecast_report(
         metrics["weighted_quantile_loss"] = quantile_loss(truth * deviation + mean, units, levels)
     by_step = {"model": ((forecast - truth) ** 2).mean((0, 2)).tolist()}
     beside: dict[str, Any] = {}
-    for name, simple in baselines(data, scaled).items():
-        theirs, squares = [], np.zeros(horizon)
-        for i in range(0, len(starts), CHUNK):
-            window = targets_at(scaled, starts[i : i + CHUNK], lookback, targets)
-            found, right = simple(window), truth[i : i + CHUNK]
-            theirs.append(errors(data, right, found, owners[i : i + CHUNK], naive))
-            squares += ((found - right) ** 2).mean(2).sum(0)
-        joined = {key: np.concatenate([part[key] for part in theirs]) for key in theirs[0]}
-        values, spans = summed(joined, block)
+    for name, (theirs, squares) in baseline_errors(data, split, truth, naive).items():
+        values, spans = summed(theirs, block)
         beside[name] = {"metrics": values, "intervals": spans}
-        by_step[name] = (squares / len(starts)).tolist()
+        by_step[name] = squares.tolist()
     by_target = {
         target: {
             "mse": float(((forecast - truth)[:, :, i] ** 2).mean()),
@@ -195,6 +189,54 @@ def forecast_report(
     forecast_plots.residuals(residuals, data.season, folder / "residuals.png")
     (folder / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     return report
+
+
+def baseline_errors(
+    data: SeriesData, split: str, truth: np.ndarray, naive: np.ndarray
+) -> dict[str, tuple[dict[str, np.ndarray], np.ndarray]]:
+    """Return what `errors` does for each baseline, and its mean squared error of each step."""
+    lookback, horizon, targets = data.spec.input_shape[0], data.spec.horizon, data.spec.outputs
+    starts, owners = data.starts(split)
+    found = {}
+    for name, simple in baselines(data, data.scaled).items():
+        parts, squares = [], np.zeros(horizon)
+        for i in range(0, len(starts), CHUNK):
+            window = targets_at(data.scaled, starts[i : i + CHUNK], lookback, targets)
+            forecast, right = simple(window), truth[i : i + CHUNK]
+            parts.append(errors(data, right, forecast, owners[i : i + CHUNK], naive))
+            squares += ((forecast - right) ** 2).mean(2).sum(0)
+        joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        found[name] = joined, squares / len(starts)
+    return found
+
+
+def fold_errors(
+    fold: SeriesData, scale: SeriesData, found: Mapping[str, np.ndarray], coverage: float
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Return the mean errors of one fold of a backtest, and those of each baseline.
+
+    Args:
+        fold: the series, the fold being its test span.
+        scale: the series by whose training span errors are scaled, so that folds compare.
+        found: `forecast`, `lower` and `upper`, `(n, horizon, targets)`, in the fold's own scale.
+        coverage: that the intervals are to have.
+    """
+    targets = scale.spec.outputs
+    units = {k: v * fold.deviation[:targets] + fold.mean[:targets] for k, v in found.items()}
+    forecast, lower, upper = (
+        (units[k] - scale.mean[:targets]) / scale.deviation[:targets]
+        for k in ("forecast", "lower", "upper")
+    )
+    fold = dataclasses.replace(fold, mean=scale.mean, deviation=scale.deviation)
+    truth, naive = fold.windows_of(fold.scaled, "test"), naive_errors(fold)
+    own = errors(fold, truth, forecast, fold.starts("test")[1], naive)
+    own |= interval_errors(truth, lower, upper, coverage)
+    beside = baseline_errors(fold, "test", truth, naive)
+    return _means(own), {name: _means(theirs) for name, (theirs, _) in beside.items()}
+
+
+def _means(each: Mapping[str, np.ndarray]) -> dict[str, float]:
+    return {name: float(values.mean()) for name, values in each.items()}
 
 
 def targets_at(scaled: np.ndarray, starts: np.ndarray, length: int, targets: int) -> np.ndarray:

@@ -112,6 +112,30 @@ def residuals(values: np.ndarray, season: int, path: Path) -> None:
     figure.savefig(path)
 
 
+def folds(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw the squared and the scaled error of each fold of a backtest, beside the baselines'."""
+    figure = _figure(9, 3.4)
+    names = ("mse", "mase")
+    axes = figure.subplots(1, 2)
+    stamps = [row["first"] for row in rows]
+    for side, metric in zip(axes, names, strict=True):
+        for name in rows[0]["baselines"]:
+            values = [row["baselines"][name][metric] for row in rows]
+            side.plot(stamps, values, marker=".", linewidth=1, label=name.replace("_", " "))
+        side.plot(
+            stamps, [r[metric] for r in rows], "o-", color="black", linewidth=2, label="model"
+        )
+        top = 2.5 * max(
+            max(row[metric], row["baselines"]["closed_form_linear"][metric]) for row in rows
+        )
+        side.set_ylim(0, top)
+        side.set(xlabel="first origin of the fold", ylabel=metric)
+        side.tick_params(axis="x", labelrotation=30, labelsize=7)
+        side.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    figure.savefig(path)
+
+
 def ahead(
     drawn: Sequence[tuple[Any, Any, Mapping[str, np.ndarray]]],
     targets: Sequence[str],
@@ -142,4 +166,66 @@ def ahead(
         axes.set_ylabel(f"{targets[t]}{f', {newest.name}' if newest.name else ''}", fontsize=8)
         if row == 0:
             axes.legend(fontsize=8, ncols=3, loc="upper left")
+    figure.savefig(path)
+
+
+def attributions(summary: Any, title: str, units: str, season: int, step: int, path: Path) -> None:
+    """Draw which lags and covariates mattered: a heat map, and above it the sums of its columns.
+
+    Args:
+        summary: a `dlkit.explain_series.Summary`.
+        title: above all.
+        units: of the attributions.
+        season: its steps, 1 for none; the rows a whole number of them before `step` are marked.
+        step: of the horizon, from 1.
+        path: the file.
+    """
+    # More rows than that cannot be read.
+    shown = np.sort(np.argsort(-summary.share, kind="stable")[:24])
+    grid, lookback, ahead = summary.absolute[shown], summary.lookback, summary.ahead
+    # A gap before what is known of the horizon, and before static features.
+    cuts = [c for c in (lookback, lookback + ahead) if 0 < c < grid.shape[1]]
+    at = np.insert(np.arange(grid.shape[1]), sorted(set(cuts)), -1)
+    wide = np.where(at >= 0, grid[:, at], np.nan)  # (rows, columns and gaps)
+    place = {int(column): i for i, column in enumerate(at) if column >= 0}
+    figure = _figure(10, 2.9 + 0.3 * max(2, len(shown)))
+    ratios = (1.6, 0.3 * max(2, len(shown)))
+    top, map_ = figure.subplots(2, 1, sharex=True, height_ratios=ratios)
+    if len(shown) < len(summary.share):
+        title = f"{title}; the {len(shown)} channels with most, of {len(summary.share)}"
+    figure.suptitle(title, fontsize=10)
+
+    sums = np.nansum(np.where(at >= 0, summary.absolute[:, at], np.nan), 0)
+    top.bar(np.arange(len(at)), sums, width=0.85, color="C0")
+    multiples = [lag for lag in range(season - step + 1, lookback + 1, max(1, season)) if lag > 0]
+    if season > 1 and multiples:
+        for number, lag in enumerate(multiples):
+            label = f"{season} steps (a season), and its multiples, before step {step}"
+            top.axvline(
+                place[lookback - lag],
+                color="C3",
+                linestyle=":",
+                linewidth=1,
+                zorder=0,
+                label=None if number else label,
+            )
+        top.legend(fontsize=8)
+    top.set_ylabel("sum over channels", fontsize=8)
+    top.tick_params(labelbottom=False, labelsize=8)
+
+    map_.set_facecolor("0.9")  # no input
+    drawn = map_.imshow(wide, aspect="auto", cmap="magma_r", vmin=0, interpolation="nearest")
+    figure.colorbar(drawn, ax=[top, map_], label=f"mean absolute attribution\n({units})")
+    map_.set_yticks(range(len(shown)), [summary.names[row] for row in shown], fontsize=8)
+    every = max(season, 1)
+    while lookback / every > 16:
+        every *= 2
+    lags = [1, *(lag for lag in range(every, lookback + 1, every) if lag > 1 + lookback / 30)]
+    ticks = {place[lookback - lag]: f"{lag}" for lag in lags}
+    for number in sorted({1, ahead} if ahead else ()):
+        ticks[place[lookback + number - 1]] = f"+{number}"
+    if grid.shape[1] > lookback + ahead:
+        ticks[len(at) - 1] = "static"
+    map_.set_xticks(list(ticks), list(ticks.values()), fontsize=8)
+    map_.set_xlabel(f"lag, 1 is the newest row{'; + step of the horizon' if ahead else ''}")
     figure.savefig(path)

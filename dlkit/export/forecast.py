@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -69,7 +70,7 @@ class Forecaster(tf.Module):
     `(b, horizon, targets, q)`.
     """
 
-    def __init__(self, model: keras.Model, data: SeriesData, radius: np.ndarray) -> None:
+    def __init__(self, model: keras.Model, data: SeriesData, radius: np.ndarray | None) -> None:
         super().__init__()
         self.model_variables = [v.value for v in model.variables]
         spec = data.spec
@@ -108,26 +109,24 @@ def raw_inputs(data: SeriesData, starts: np.ndarray, owners: np.ndarray) -> dict
     return found
 
 
+def endpoint(
+    model: keras.Model, data: SeriesData, radius: np.ndarray | None = None
+) -> Callable[..., dict[str, Any]]:
+    """Return what `serving_default` will be: a function from raw inputs by name."""
+    return Forecaster(model, data, radius).signatures()["serving_default"]
+
+
 def forecasts(
-    model: keras.Model, data: SeriesData, split: str, radius: np.ndarray | None = None
+    run: Callable[..., dict[str, Any]], data: SeriesData, split: str
 ) -> dict[str, np.ndarray]:
-    """Forecast every window of a split; what `answer` gives, scaled again, in order."""
+    """Forecast every window of a split, by an endpoint; scaled again, in order."""
     starts, owners = data.starts(split)
-    run: Any = tf.function(
-        lambda given: answer(
-            model,
-            data,
-            model_inputs(data, given["window"], given.get("future"), given.get("static")),
-            radius,
-        ),
-        reduce_retracing=True,
-    )
     targets = data.spec.outputs
     mean, deviation = data.mean[:targets], data.deviation[:targets]
     parts: dict[str, list[np.ndarray]] = {}
     for i in range(0, len(starts), BATCH):
         given = raw_inputs(data, starts[i : i + BATCH], owners[i : i + BATCH])
-        for name, value in run({k: tf.constant(v) for k, v in given.items()}).items():
+        for name, value in run(**{k: tf.constant(v) for k, v in given.items()}).items():
             wide = name == "quantiles"
             m, d = (mean[:, None], deviation[:, None]) if wide else (mean, deviation)
             parts.setdefault(name, []).append((value.numpy() - m) / d)

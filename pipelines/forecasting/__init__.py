@@ -7,7 +7,9 @@ its own.
 import click
 
 from pipelines.commands import Commands, add_export, add_train
+from pipelines.forecasting.backtest import command as backtest
 from pipelines.forecasting.config import TASK, Config
+from pipelines.forecasting.evaluate import command as evaluate
 from pipelines.forecasting.predict import command as predict
 from pipelines.forecasting.result import show
 from pipelines.forecasting.train import train
@@ -20,4 +22,6 @@ def commands() -> None:
 
 add_train(commands, Config, train, show)
 add_export(commands, TASK)
+commands.add_command(evaluate)
+commands.add_command(backtest)
 commands.add_command(predict)

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from pipelines.forecasting.config import TASK, Config, levels
+from pipelines.forecasting.config import (
+    DEFAULT_EPOCHS,
+    DEFAULT_PATIENCE,
+    DEFAULT_STEPS,
+    TASK,
+    Config,
+    levels,
+)
 
 LEARNING_RATE = 1e-3
 
@@ -28,8 +36,8 @@ def checked(config: Config) -> dict[str, Any]:
     return params
 
 
-def compiled_model(config: Config, spec: Any) -> tuple[Any, float]:
-    """Build and compile the config's model; return it and the peak learning rate."""
+def compiled_model(config: Config, spec: Any) -> Any:
+    """Build and compile the config's model."""
     from dlkit import losses, models, optimizers, training
 
     training.seed_everything(config.seed, config.deterministic)
@@ -42,7 +50,7 @@ def compiled_model(config: Config, spec: Any) -> tuple[Any, float]:
         loss=losses.pinball(spec.quantiles) if spec.quantiles else losses.error(config.loss),
         jit_compile=False,  # XLA makes small nets slower on CPUs
     )
-    return model, rate
+    return model
 
 
 def streams(config: Config, data: Any) -> tuple[Callable, Any, int]:
@@ -54,7 +62,7 @@ def streams(config: Config, data: Any) -> tuple[Callable, Any, int]:
 
     spec = data.spec
     lookback, horizon, targets = spec.input_shape[0], spec.horizon, spec.outputs
-    rows = tf.constant((data.rows - data.mean) / data.deviation, tf.float32)
+    rows = tf.constant(data.scaled, tf.float32)
     static = tf.constant(
         (data.static - data.static_mean) / data.static_deviation, tf.float32
     )  # (series, static)
@@ -84,3 +92,55 @@ def streams(config: Config, data: Any) -> tuple[Callable, Any, int]:
         )
 
     return stream, eval_stream(data.starts("validation"), windows, batch_size=256), batch
+
+
+def fitted(
+    config: Config,
+    data: Any,
+    path: Path,
+    *,
+    on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, logs: None,
+    on_save: Callable[[], None] = lambda: None,
+    model: Any = None,
+    quiet: bool = False,
+) -> tuple[Any, Any]:
+    """Train the config's model, from its checkpoint if there is one; return it and its position.
+
+    Args:
+        config: what it is made from.
+        data: the series, cut by time.
+        path: the checkpoint.
+        on_epoch, on_save: see `dlkit.training.fit`.
+        model: from `compiled_model`; built if None.
+        quiet: print nothing.
+    """
+    from dlkit import training
+
+    if model is None:
+        model = compiled_model(config, data.spec)
+    stream, validation, batch_size = streams(config, data)
+    steps_per_epoch = len(data.starts("train")[0]) // batch_size
+    limited = config.time_limit is not None
+    usual = max(DEFAULT_EPOCHS, -(-DEFAULT_STEPS // steps_per_epoch))
+    position = training.fit(
+        model,
+        stream,
+        validation,
+        steps_per_epoch=steps_per_epoch,
+        batch_size=batch_size,
+        epochs=config.epochs or (None if limited else usual),
+        time_limit=config.time_limit,
+        schedule=config.schedule,
+        learning_rate=config.learning_rate or LEARNING_RATE,
+        warmup=config.warmup,
+        patience=config.patience or (None if limited else DEFAULT_PATIENCE),
+        monitor="loss",
+        ema=config.ema,
+        monitor_gradients=config.monitor_gradients,
+        precision=config.precision,
+        path=path,
+        on_epoch=on_epoch,
+        on_save=on_save,
+        quiet=quiet,
+    )
+    return model, position

@@ -8,44 +8,46 @@ import time
 from typing import Any
 
 from pipelines.commands import as_dict, outcome
-from pipelines.forecasting.config import (
-    DEFAULT_EPOCHS,
-    DEFAULT_PATIENCE,
-    DEFAULT_STEPS,
-    TASK,
-    Config,
-    load,
-)
-from pipelines.forecasting.setup import checked, compiled_model, streams
+from pipelines.forecasting.config import TASK, Config, load
+from pipelines.forecasting.scoring import radius_of, report_on
+from pipelines.forecasting.setup import checked, compiled_model, fitted
 
 
-def train(config: Config, resume: str | None = None, quiet: bool = False) -> dict[str, Any]:
-    """Train a forecaster, score it on every window of the test span and export it."""
+def train(
+    config: Config,
+    resume: str | None = None,
+    quiet: bool = False,
+    *,
+    data: Any = None,
+    parent: str | None = None,
+) -> dict[str, Any]:
+    """Train a forecaster, score it on every window of the test span and export it.
+
+    A comparison gives the `data` that it has loaded, and its own run as `parent`.
+    """
     began = time.monotonic()
 
     params = checked(config)
-    data = load(config)  # pandas alone: what is wrong with it is told before TensorFlow loads
+    told = quiet or data is not None
+    # By pandas alone: what is wrong with it is told before TensorFlow loads.
+    data = load(config) if data is None else data
 
     from dlkit import tracking
     from dlkit.progress import say
     from dlkit.runtime import load_tensorflow
 
-    say(data.describe(), quiet)
+    say(data.describe(), told)
     for note in data.notes:
-        say(f"note: {note}", quiet)
+        say(f"note: {note}", told)
     tracking.client()
     load_tensorflow(keras=True)
 
     from dlkit import export, health, training
     from dlkit.evaluation import plots
-    from dlkit.evaluation.calibration import conformal
-    from dlkit.evaluation.forecast import forecast_report
-    from dlkit.export.forecast import Forecaster, forecasts, held_out
+    from dlkit.export.forecast import Forecaster, endpoint, held_out
 
     # Model.
-    model, rate = compiled_model(config, data.spec)
-    stream, validation, batch_size = streams(config, data)
-    steps_per_epoch = len(data.starts("train")[0]) // batch_size
+    model = compiled_model(config, data.spec)
 
     # Run.
     if resume is None:
@@ -55,6 +57,7 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
             {"dlkit.model": config.model, "dlkit.data": config.data}
             | {tracking.FINGERPRINT_TAG: data.fingerprint()},
             name=f"{config.model} on {config.data}",
+            parent=parent,
         )
     else:
         run = tracking.resume_run(TASK, resume)
@@ -72,58 +75,31 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
         run.artifacts(notes)
 
         # Fit.
-        limited = config.time_limit is not None
-        usual = max(DEFAULT_EPOCHS, -(-DEFAULT_STEPS // steps_per_epoch))
-        position = training.fit(
-            model,
-            stream,
-            validation,
-            steps_per_epoch=steps_per_epoch,
-            batch_size=batch_size,
-            epochs=config.epochs or (None if limited else usual),
-            time_limit=config.time_limit,
-            schedule=config.schedule,
-            learning_rate=rate,
-            warmup=config.warmup,
-            patience=config.patience or (None if limited else DEFAULT_PATIENCE),
-            monitor="loss",
-            ema=config.ema,
-            monitor_gradients=config.monitor_gradients,
-            precision=config.precision,
-            path=folder / "checkpoint.npz",
+        _, position = fitted(
+            config,
+            data,
+            folder / "checkpoint.npz",
             on_epoch=run.metrics,
             on_save=run.flush,
+            model=model,
             quiet=quiet,
         )
         say(f"best epoch {position.best_epoch}; training ended: {position.finished}", quiet)
         found, heard, tags = health.told(position, folder / "report")
         run.tags(tags)
 
-        # Calibrate: how far off the forecasts of the validation span are, step by step.
-        scaled = (data.rows - data.mean) / data.deviation
-        seen = forecasts(model, data, "validation")
-        truth = data.windows_of(scaled, "validation")
-        radius = conformal(truth, seen["lower"], seen["upper"], config.coverage)
-
-        # Evaluate.
-        split = "test" if data.sizes()["test"] else "validation"
-        answers = forecasts(model, data, split, radius)
-        report = forecast_report(
+        # Calibrate on validation, evaluate on test.
+        radius = radius_of(model, data, config.coverage)
+        report = report_on(
+            endpoint(model, data, radius),
             data,
-            scaled,
-            split,
-            answers["forecast"],
-            answers["lower"],
-            answers["upper"],
             folder / "report",
             coverage=config.coverage,
-            quantiles=answers.get("quantiles"),
             notes=heard,
             about={"run": run.id, "task": TASK, "model": config.model, "data": config.data}
             | {"best_epoch": position.best_epoch, "training_seconds": position.seconds}
-            | {"parameters": model.count_params()}
+            | {"parameters": model.count_params(), "steps": position.step}
             | {"validation_loss": position.best[1] if position.best else None}
-            | {"splits": data.sizes(), "data_notes": data.notes}
             | found,
         )
         plots.curves(run.history(("loss", "val_loss")), folder / "report" / "curves.png")
@@ -143,7 +119,8 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
                 about={"run": run.id, "model": config.model, "data": config.data}
                 | {"lookback": data.spec.input_shape[0], "horizon": data.spec.horizon}
                 | {"frequency": data.alias, "season": data.season, "coverage": config.coverage}
-                | {"roles": data.roles._asdict(), "quantiles": data.spec.quantiles},
+                | {"roles": data.roles._asdict(), "quantiles": data.spec.quantiles}
+                | {"mean": data.mean.tolist(), "deviation": data.deviation.tolist()},
             )
             run.model(folder / "export", position.step)
         run.tags({"dlkit.weights": training.weights_hash(model)})
