@@ -18,6 +18,7 @@ import pytest
 from made import Done
 
 from dlkit import tracking
+from dlkit.models import MODELS
 
 TASK = "forecasting"
 Runs = Callable[..., Done]
@@ -203,9 +204,12 @@ def test_mistakes(dlkit: Runs, more: list[str], words: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_ends_as_the_whole_one(dlkit: Runs, here: Path, shops: Path) -> None:
-    arguments = [TASK, "train", "--data", str(shops), *ROLES, *TINY, "--epochs", "12",
-                 "--model", "gru", "-p", "units=16", "--ema", "0.9"]  # fmt: skip
+@pytest.mark.parametrize("model", MODELS[TASK])
+def test_a_killed_run_ends_as_the_whole_one(
+    dlkit: Runs, here: Path, shops: Path, model: str
+) -> None:
+    arguments = [TASK, "train", "--data", str(shops), *ROLES, *TINY, "--lookback", "21",
+                 "--epochs", "12", "--model", model, "--ema", "0.9"]  # fmt: skip
     whole = dlkit(*arguments, "--json")
     assert whole.code == 0, whole.err
     command = [sys.executable, "-c", CHILD, *arguments]

@@ -18,7 +18,7 @@ from dlkit.errors import OptionError
 from pipelines.commands import plain
 from pipelines.forecasting.config import TASK, Config
 from pipelines.forecasting.evaluate import series_of
-from pipelines.forecasting.scoring import radius_of
+from pipelines.forecasting.scoring import calibrated
 from pipelines.forecasting.setup import fitted
 
 
@@ -80,7 +80,7 @@ def backtest(
             answer = exported
             if refit:
                 model, position = fitted(config, fold, Path(held) / f"{number}.npz", quiet=True)
-                answer = endpoint(model, fold, radius_of(model, fold, coverage))
+                answer = endpoint(model, fold, calibrated(model, fold, coverage)[0])
                 say(f"fold {number + 1}: best epoch {position.best_epoch}", quiet)
             # Scores are scaled by the run's own training span, so that folds compare.
             answers = forecasts(answer, fold, "test")

@@ -9,14 +9,18 @@ from typing import Any
 Answer = Callable[..., dict[str, Any]]
 
 
-def radius_of(model: Any, data: Any, coverage: float) -> Any:
-    """Return how far off the forecasts of the validation span are, `(horizon, targets)`, scaled."""
+def calibrated(model: Any, data: Any, coverage: float) -> tuple[Any, float]:
+    """Return what the validation span tells: how wide intervals have to be, and the squared error.
+
+    The former is `(horizon, targets)`, both are scaled.
+    """
     from dlkit.evaluation.calibration import conformal
     from dlkit.export.forecast import endpoint, forecasts
 
     seen = forecasts(endpoint(model, data), data, "validation")
     truth = data.windows_of(data.scaled, "validation")
-    return conformal(truth, seen["lower"], seen["upper"], coverage)
+    error = float(((seen["forecast"] - truth) ** 2).mean())
+    return conformal(truth, seen["lower"], seen["upper"], coverage), error
 
 
 def scored_split(data: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines.commands import as_dict, outcome
 from pipelines.forecasting.config import TASK, Config, load
-from pipelines.forecasting.scoring import radius_of, report_on
+from pipelines.forecasting.scoring import calibrated, report_on
 from pipelines.forecasting.setup import checked, compiled_model, fitted
 
 
@@ -89,7 +89,7 @@ def train(
         run.tags(tags)
 
         # Calibrate on validation, evaluate on test.
-        radius = radius_of(model, data, config.coverage)
+        radius, error = calibrated(model, data, config.coverage)
         report = report_on(
             endpoint(model, data, radius),
             data,
@@ -99,7 +99,7 @@ def train(
             about={"run": run.id, "task": TASK, "model": config.model, "data": config.data}
             | {"best_epoch": position.best_epoch, "training_seconds": position.seconds}
             | {"parameters": model.count_params(), "steps": position.step}
-            | {"validation_loss": position.best[1] if position.best else None}
+            | {"validation_mse": error}
             | found,
         )
         plots.curves(run.history(("loss", "val_loss")), folder / "report" / "curves.png")
