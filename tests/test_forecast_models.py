@@ -42,6 +42,8 @@ TABLE = [
     Row("simple-rnn", 25 * 128 + 257 * 128 + 129 * 96, RNN),
     Row("lstm", 25 * 128 + 257 * 512 + 129 * 96, RNN),
     Row("gru", 25 * 128 + 258 * 384 + 129 * 96, RNN),
+    # A filter over a season of 24; 14 seasons to 128 to 4.
+    Row("sparsetsf", 25 + 15 * 128 + 129 * 4, {"period": 4, "units": 8}),
     # 84 tokens of 4 steps; blocks of 4 x 33 x 32, 33 x 128 + 129 x 32, two norms; norm; head.
     Row(
         "transformer",
@@ -105,7 +107,7 @@ def test_every_model_has_a_row_and_every_row_a_model() -> None:
 
 @BY_ROW
 def test_golden_parameter_count(row: Row) -> None:
-    given = SeriesSpec((336, 7), 7, horizon=96)
+    given = SeriesSpec((336, 7), 7, horizon=96, season=24)
     with keras.StatelessScope(initialize_variables=False):
         assert models.build(FORECASTING, row.model, given).count_params() == row.parameters
     # Else the next scope would make what this one left out.
@@ -224,6 +226,12 @@ def test_a_window_of_one_step_is_enough_or_told(row: Row) -> None:
             "do not fit the lookback of 17; accepted: 1 to 17",
         ),
         ("transformer", {"heads": 3}, SpecError, "32 does not divide by the 3 heads; accepted: a"),
+        (
+            "sparsetsf",
+            {"period": 18},
+            SpecError,
+            "do not fit the lookback of 17; accepted: 1 to 17",
+        ),
         ("patchtst", {"patch_length": 18}, SpecError, "do not fit the lookback of 17; accepted: 1"),
         ("patchtst", {"stride": 17}, SpecError, "got 17 for patches of 16; accepted: 1 to 16"),
         ("patchtst", {"dim": 10}, SpecError, "10 does not divide by the 4 heads; accepted: a mult"),

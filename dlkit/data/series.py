@@ -242,7 +242,7 @@ def load_series(
         raise DataError(f"{where}: no series can be used: {refused[0]}")
     ends = {name: cuts(split, part.index) for name, part in kept}
     if season is None:
-        season = _season(kept, ends, alias)
+        season = season_of(kept, ends, alias)
     horizon = horizon or usual_horizon(season)
     shortest = min(each[0] for each in ends.values()) if len(kept) == 1 else None
     if lookback is None:
@@ -286,7 +286,7 @@ def load_series(
     )
 
 
-def _season(kept: list, ends: dict, alias: str) -> int:
+def season_of(kept: list, ends: dict, alias: str) -> int:
     """Return the season among the frequency's usual ones, or its cycle, that correlates most."""
     name, part = max(kept, key=lambda each: len(each[1]))
     values = part.iloc[: ends[name][0], 0].to_numpy()
@@ -339,6 +339,7 @@ def _assembled(
         len(roles.targets),
         labels=roles.targets,
         horizon=horizon,
+        season=season,
         past=len(roles.past),
         future=len(roles.future),
         static=len(roles.static),

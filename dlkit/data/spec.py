@@ -64,6 +64,7 @@ class SeriesSpec(Spec):
 
     Attributes:
         horizon: steps to forecast, at least 1.
+        season: steps of a season, 1 for none.
         past: number of covariates known up to now alone.
         future: number of covariates known for the horizon too.
         static: number of features that a series has as a whole.
@@ -72,6 +73,7 @@ class SeriesSpec(Spec):
     """
 
     horizon: int = 1
+    season: int = 1
     past: int = 0
     future: int = 0
     static: int = 0

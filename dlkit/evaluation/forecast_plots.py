@@ -209,7 +209,8 @@ def attributions(summary: Any, title: str, units: str, season: int, step: int, p
                 zorder=0,
                 label=None if number else label,
             )
-        top.legend(fontsize=8)
+        # Over the axes: inside it would hide bars.
+        top.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 0.98))
     top.set_ylabel("sum over channels", fontsize=8)
     top.tick_params(labelbottom=False, labelsize=8)
 

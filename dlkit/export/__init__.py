@@ -34,6 +34,7 @@ def save(
     expected: Requests,
     about: Mapping[str, Any],
     assets: Mapping[str, str] | None = None,
+    scales: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Write `directory/1`, check it in a fresh process without dlkit, and describe it.
 
@@ -45,6 +46,8 @@ def save(
         expected: the trained model's answers to them, by endpoint and output name.
         about: more entries of the manifest (model, run, labels, ...).
         assets: text of more files in `assets.extra/`, by name.
+        scales: by output name, the size of the numbers that an output is a sum of, where it may be
+            small beside them: rounding is relative to that.
     Returns:
         The manifest.
     Raises:
@@ -62,7 +65,7 @@ def save(
         signatures = endpoints.signatures()
         with silent_stderr():
             tf.saved_model.save(endpoints, str(target), signatures=signatures)
-        (worst,) = check([(target, requests, expected)])
+        (worst,) = check([(target, requests, expected)], scales)
         write_warmup(target, {name: _first(rows) for name, rows in requests.items()})
         manifest = {
             "format": 1,
@@ -98,11 +101,13 @@ def save(
 
 def check(
     exports: Sequence[tuple[Path, Requests, Requests]],
+    scales: Mapping[str, np.ndarray] | None = None,
 ) -> list[float]:
     """Compare the answers of exports, reloaded in one fresh process, with the expected ones.
 
     Args:
         exports: SavedModel folder, requests and expected answers of each.
+        scales: see `save`.
     Returns:
         The largest relative difference of each.
     Raises:
@@ -135,12 +140,15 @@ def check(
                 for endpoint, outputs in expected.items():
                     for name, value in outputs.items():
                         key = f"{endpoint}/{name}"
-                        worst = max(worst, _difference(key, answers[key], value))
+                        worst = max(
+                            worst,
+                            _difference(key, answers[key], value, (scales or {}).get(name, 1.0)),
+                        )
             differences.append(worst)
     return differences
 
 
-def _difference(name: str, got: np.ndarray, want: np.ndarray) -> float:
+def _difference(name: str, got: np.ndarray, want: np.ndarray, least: Any) -> float:
     """Return the largest relative difference, or raise past the tolerance."""
     if got.shape != want.shape:
         raise ExportError(f"the export's {name} has shape {got.shape}, the model's {want.shape}")
@@ -151,7 +159,7 @@ def _difference(name: str, got: np.ndarray, want: np.ndarray) -> float:
                 f"the export's {name} differs in {wrong} of {want.size} rows; nothing was exported"
             )
         return 0.0
-    scale = np.maximum(1.0, np.abs(want.astype(np.float64)))
+    scale = np.maximum(np.maximum(1.0, least), np.abs(want.astype(np.float64)))
     largest = float(np.max(np.abs(got.astype(np.float64) - want) / scale, initial=0.0))
     if not largest <= TOLERANCE:
         raise ExportError(

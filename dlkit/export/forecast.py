@@ -144,3 +144,10 @@ def held_out(
     answers = answer(model, data, [tf.constant(x) for x in inputs], radius)
     expected = {name: value.numpy() for name, value in answers.items()}
     return {"serving_default": given}, {"serving_default": expected}
+
+
+def scales(data: SeriesData) -> dict[str, np.ndarray]:
+    """Return the size of what each output is a sum of: a deviation or so, and the mean."""
+    targets = data.spec.outputs
+    size = np.abs(data.mean[:targets]) + data.deviation[:targets]
+    return {**dict.fromkeys(("forecast", "lower", "upper"), size), "quantiles": size[:, None]}

@@ -48,6 +48,7 @@ MODELS: dict[str, dict[str, str]] = {
         "nlinear": "dlkit.models.linear_forecasters:nlinear",
         "patchtst": "dlkit.models.patchtst:patchtst",
         "simple-rnn": "dlkit.models.forecast_rnn:simple_rnn",
+        "sparsetsf": "dlkit.models.sparsetsf:sparsetsf",
         "tcn": "dlkit.models.tcn:tcn",
         "transformer": "dlkit.models.forecast_transformer:transformer",
     },

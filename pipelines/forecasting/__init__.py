@@ -8,8 +8,11 @@ import click
 
 from pipelines.commands import Commands, add_export, add_train
 from pipelines.forecasting.backtest import command as backtest
+from pipelines.forecasting.compare import compare_command
 from pipelines.forecasting.config import TASK, Config
 from pipelines.forecasting.evaluate import command as evaluate
+from pipelines.forecasting.explain import command as explain
+from pipelines.forecasting.inspect import command as inspect
 from pipelines.forecasting.predict import command as predict
 from pipelines.forecasting.result import show
 from pipelines.forecasting.train import train
@@ -24,4 +27,7 @@ add_train(commands, Config, train, show)
 add_export(commands, TASK)
 commands.add_command(evaluate)
 commands.add_command(backtest)
+commands.add_command(compare_command)
+commands.add_command(inspect)
 commands.add_command(predict)
+commands.add_command(explain)

@@ -44,7 +44,7 @@ def train(
 
     from dlkit import export, health, training
     from dlkit.evaluation import plots
-    from dlkit.export.forecast import Forecaster, endpoint, held_out
+    from dlkit.export.forecast import Forecaster, endpoint, held_out, scales
 
     # Model.
     model = compiled_model(config, data.spec)
@@ -121,6 +121,7 @@ def train(
                 | {"frequency": data.alias, "season": data.season, "coverage": config.coverage}
                 | {"roles": data.roles._asdict(), "quantiles": data.spec.quantiles}
                 | {"mean": data.mean.tolist(), "deviation": data.deviation.tolist()},
+                scales=scales(data),
             )
             run.model(folder / "export", position.step)
         run.tags({"dlkit.weights": training.weights_hash(model)})
