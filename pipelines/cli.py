@@ -24,7 +24,7 @@ COMMANDS = {
     ),
     "forecasting": (
         "pipelines.forecasting:commands",
-        "Forecast time series: train, predict, export.",
+        "Forecast time series: train, evaluate, backtest, predict.",
     ),
     "serve": ("pipelines.serve:serve", "Serve exported models over HTTP."),
     "runs": ("pipelines.runs:runs", "List, show, compare, register and deliver runs."),
