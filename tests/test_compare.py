@@ -44,7 +44,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exports_are_not_reloaded() -> Iterator[None]:
     """The fresh process that checks each export takes seconds, and has tests of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "check", lambda exports: [0.0 for _ in exports])
+        patch.setattr(export, "check", lambda exports, scales=None: [0.0 for _ in exports])
         yield
 
 
@@ -164,6 +164,7 @@ def test_children_stand_beneath_their_parent_and_latest_is_the_best_of_them(
     assert "--seed" in done.err
 
 
+@pytest.mark.slow
 def test_a_model_ends_in_the_weights_that_training_it_alone_gives(
     result: dict[str, Any], there: Run, small: Path
 ) -> None:
@@ -351,6 +352,7 @@ def test_ctrl_c_prints_what_finished_and_resume_goes_on(dlkit: Run, small: Path)
     assert tracking.find_run("latest", TASK).info.run_id == ended["models"][0]["run"]
 
 
+@pytest.mark.slow
 def test_nothing_that_trains_is_an_error_with_every_reason(dlkit: Run, small: Path) -> None:
     Path("broken.py").write_text(
         "import keras\n\n\ndef raises(spec):\n    raise KeyError('filters')\n\n\n"

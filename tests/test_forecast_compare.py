@@ -50,7 +50,7 @@ def sales(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exports_are_not_reloaded() -> Iterator[None]:
     """The fresh process that checks each export takes seconds, and has tests of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "check", lambda exports: [0.0 for _ in exports])
+        patch.setattr(export, "check", lambda exports, scales=None: [0.0 for _ in exports])
         yield
 
 
@@ -227,6 +227,7 @@ def test_the_parent_holds_the_table_and_the_picture_and_stands_for_its_best_chil
     assert f"compare --resume {result['run'][:8]}" in done.err
 
 
+@pytest.mark.slow
 def test_a_finished_comparison_is_shown_again_without_training(
     result: dict[str, Any], there: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,11 +8,16 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
+import tensorflow as tf
 
-from dlkit import models, training
+from dlkit import export, models, training
+from dlkit.data.series import SeriesData, load_series
+from dlkit.data.series_sources import Roles
 from dlkit.data.spec import SeriesSpec
 from dlkit.errors import OptionError, SpecError
+from dlkit.export.forecast import Forecaster, held_out, scales
 from dlkit.models.nhits import Interpolation
 
 FORECASTING = "forecasting"
@@ -64,6 +69,7 @@ TABLE = [
         {"units": 8, "pooling": [3, 1], "downsampling": [2, 1], "blocks": 2},
     ),
 ]
+DEEP = {"patchtst", "transformer", "tcn", "nhits", "simple-rnn", "lstm"}
 BY_ROW = pytest.mark.parametrize("row", TABLE, ids=[row.model for row in TABLE])
 LOOKBACK, HORIZON = 17, 5
 COVARIATES = {"past": 2, "future": 1, "static": 3}
@@ -154,6 +160,32 @@ def test_trains_and_survives_the_keras_format(row: Row, tmp_path: Path) -> None:
     model.save(tmp_path / "model.keras")
     again = keras.models.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(forecast(model, inputs), forecast(again, inputs))
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory: pytest.TempPathFactory) -> SeriesData:
+    """Two targets of large level, one covariate known ahead."""
+    generator = np.random.default_rng(0)
+    frame = pd.DataFrame(generator.normal(size=(150, 3)).cumsum(0) + 1000, columns=["a", "b", "c"])
+    frame.insert(0, "day", pd.date_range("2024-01-01", periods=150))
+    path = tmp_path_factory.mktemp("series") / "series.csv"
+    frame.to_csv(path, index=False)
+    roles = Roles(targets=("a", "b"), future=("c",))
+    return load_series(str(path), roles=roles, lookback=LOOKBACK, horizon=HORIZON)
+
+
+@pytest.mark.parametrize("deep", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_every_export_answers_as_its_model_in_a_process_without_dlkit(
+    deep: bool, series: SeriesData, tmp_path: Path
+) -> None:
+    exports, radius = [], np.full((HORIZON, 2), 0.5)
+    for row in (row for row in TABLE if (row.model in DEEP) == deep):
+        model = perturbed(row, series.spec)
+        endpoints = Forecaster(model, series, radius)
+        target = tmp_path / row.model / "1"
+        tf.saved_model.save(endpoints, str(target), signatures=endpoints.signatures())
+        exports.append((target, *held_out(model, series, radius)))
+    assert max(export.check(exports, scales(series))) <= 1e-5
 
 
 @BY_ROW
