@@ -235,3 +235,14 @@ def test_closed_form_linear_on_etth1() -> None:
     scaled = (data.rows - data.mean) / data.deviation
     found = closed_form(data, scaled)(gathered(scaled, data.starts("test")[0], 336))
     assert ((found - data.windows_of(scaled, "test")) ** 2).mean() == pytest.approx(0.370, abs=3e-3)
+
+
+def test_offsets_from_utc_are_told(tmp_path: Path) -> None:
+    hours = pd.date_range("2024-03-30", periods=72, freq="h", tz="Europe/Berlin")
+    frame = pd.DataFrame({"time": hours.map(str), "load": np.sin(np.arange(72.0))})
+    frame.to_csv(tmp_path / "load.csv", index=False)
+    data = load_series(str(tmp_path / "load.csv"), lookback=6, horizon=3)
+    assert data.alias == "h"
+    (note,) = (n for n in data.notes if "UTC" in n)
+    assert "(+01:00, +02:00)" in note
+    assert "changes 1 time, first in row 27" in note

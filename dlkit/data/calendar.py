@@ -46,6 +46,17 @@ def stamps(column: Any, where: str, name: str) -> pd.DatetimeIndex:
     return index.tz_localize(None) if index.tz is not None else index
 
 
+def offsets(column: pd.Series) -> np.ndarray | None:
+    """Return each stamp's offset from UTC as it is written, or None where none has one."""
+    zoned = isinstance(column.dtype, pd.DatetimeTZDtype)
+    if pd.api.types.is_numeric_dtype(column) or (
+        pd.api.types.is_datetime64_any_dtype(column) and not zoned
+    ):
+        return None
+    found = column.astype(str).str.extract(r":\d\d(?:[.,]\d+)?\s*(Z|[+-]\d\d:?\d\d)$")[0]
+    return found.fillna("none").to_numpy(str) if found.notna().any() else None
+
+
 def frequency(index: pd.DatetimeIndex, where: str) -> str:
     """Return the pandas offset alias that fits sorted stamps without doubles best.
 

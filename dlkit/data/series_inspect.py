@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dlkit.data.calendar import frequency, stamps
+from dlkit.data.calendar import frequency, offsets, stamps
 from dlkit.data.series_sources import Roles, find_roles, read
 from dlkit.errors import DataError, counted
 
@@ -130,7 +130,7 @@ def inspect_series(
             "left out here"
         )
         frame = frame[good].reset_index(drop=True)
-    offsets = _offsets(frame[roles.time])
+    written = offsets(frame[roles.time])
     columns = [*roles.targets, *roles.past, *roles.future, *roles.static]
     values = np.column_stack([frame[c].to_numpy(np.float64, na_value=np.nan) for c in columns])
     groups = [("", np.arange(len(frame)))]
@@ -160,7 +160,7 @@ def inspect_series(
         unique = index[by_time[first]]
         at, origin = positions(unique, alias)
         whole = values[by_time]
-        zones = offsets[rows] if offsets is not None else None
+        zones = written[rows] if written is not None else None
         counts = (np.isnan(whole).sum(0).tolist(), np.isinf(whole).sum(0).tolist())
         missing, infinite = (dict(zip(columns, each, strict=True)) for each in counts)
         targets = {t: _values(whole[:, i]) for i, t in enumerate(roles.targets)}
@@ -192,17 +192,6 @@ def _read_stamps(column: pd.Series, where: str, name: str) -> tuple[pd.DatetimeI
         if good.all() or not good.any():
             raise
         return stamps(column[good], where, name), good
-
-
-def _offsets(column: pd.Series) -> np.ndarray | None:
-    """Return each stamp's offset from UTC as it is written, or None where none has one."""
-    zoned = isinstance(column.dtype, pd.DatetimeTZDtype)
-    if pd.api.types.is_numeric_dtype(column) or (
-        pd.api.types.is_datetime64_any_dtype(column) and not zoned
-    ):
-        return None
-    found = column.astype(str).str.extract(r":\d\d(?:[.,]\d+)?\s*(Z|[+-]\d\d:?\d\d)$")[0]
-    return found.fillna("none").to_numpy(str) if found.notna().any() else None
 
 
 def positions(index: pd.DatetimeIndex, alias: str | None) -> tuple[np.ndarray, pd.Timestamp]:

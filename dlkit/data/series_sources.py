@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from dlkit.data.calendar import stamps
-from dlkit.errors import DataError, nearest, one_of
+from dlkit.data.calendar import offsets, stamps
+from dlkit.errors import DataError, counted, nearest, one_of
 
 BUILT_IN = ("sunspots", "elnino", "co2")
 ENDINGS = {".csv": "csv", ".parquet": "parquet", ".jsonl": "jsonl"}
@@ -247,6 +247,14 @@ def table_parts(
     """Return each series, its stamps in order and without doubles."""
     assert roles.time is not None
     index = stamps(frame[roles.time], where, roles.time)
+    zones = offsets(frame[roles.time])
+    if zones is not None:
+        kinds, changed = sorted(set(zones.tolist())), np.flatnonzero(zones[1:] != zones[:-1]) + 2
+        said = f"{where}: stamps carry offsets from UTC ({', '.join(kinds)}) and are taken as UTC"
+        if len(changed):
+            rows = ", ".join(str(row) for row in changed[:NAMED])
+            said += f"; the offset changes {counted(len(changed), 'time')}, first in row {rows}"
+        notes.append(said)
     names = frame[roles.series_id].astype(str) if roles.series_id else None
     values = frame.drop(columns=[roles.time, *([roles.series_id] if roles.series_id else [])])
     values = values.set_axis(index, axis=0)
