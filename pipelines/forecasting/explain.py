@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 
 import click
 
-from dlkit.errors import OptionError, RunError, counted, nearest, one_of
+from dlkit.errors import OptionError, counted, nearest, one_of
 from pipelines.commands import write_rows
+from pipelines.explained import hand_over, to_explain
 from pipelines.forecasting.config import TASK, Config
 from pipelines.forecasting.evaluate import series_of
 from pipelines.forecasting.rebuilt import newest_of, rebuild
@@ -64,26 +64,8 @@ def explain(
             raise OptionError("--windows is for the run's own data; DATA gives one a series")
     elif fill is not None or strict:
         raise OptionError("--fill and --strict are for DATA; the run's own data keep the run's")
-    if not ref.startswith("models:/") and ("/" in ref or Path(ref).is_dir()):
-        raise RunError(
-            f"RUN: {ref} is an exported directory or none at all; an export holds no Keras model to "
-            "explain: give the run that made it"
-        )
-    found = tracking.find_run(ref, TASK)
-    run = tracking.Run(found.info.run_id, TASK, tracking.client())
-    folder = Path(out).expanduser() if out else Path(f"explain-{run.id[:8]}")
-    if folder.exists() and not folder.is_dir():
-        raise OptionError(f"--out: {folder} is a file; accepted: a folder")
-    directory = tracking.run_export(found)
-    checkpoint = tracking.checkpoint_folder(run.id) / "checkpoint.npz"
-    if not checkpoint.is_file():
-        raise RunError(
-            f"RUN: the checkpoint of {run.id} is gone ({checkpoint}); explaining needs the Keras "
-            f"model: dlkit {TASK} train --resume {run.id[:8]} trains it again"
-        )
-    from dlkit import export
-
-    about = export.read_manifest(directory / "1")
+    what = to_explain(ref, TASK, out)
+    run, folder, directory, about, checkpoint = what
     named: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in about["roles"].items()
     }
@@ -170,14 +152,7 @@ def explain(
         write_rows(attributions.cells(summary), Path(drawn, paths["table"]))
         answer["seconds"] = round(time.monotonic() - began, 2)
         Path(drawn, paths["report"]).write_text(json.dumps(answer, indent=1), encoding="utf-8")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(drawn, folder, dirs_exist_ok=True)
-        except OSError as error:
-            raise OptionError(
-                f"--out: {folder} cannot be written: {error.strerror or error}"
-            ) from None
-        run.artifacts(Path(drawn), "explanations")
+        hand_over(Path(drawn), what)
     if run.spooling:
         say(f"note: the store failed ({run.spooling}); deliver with: dlkit runs sync", quiet)
     return answer

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import click
 
 from dlkit.errors import CheckpointError, DataError, OptionError, RunError, nearest, one_of
+from pipelines.explained import hand_over, to_explain
 from pipelines.image_classification.config import TASK, Config, load
 
 METHODS = {
@@ -60,26 +60,8 @@ def explain(
         raise DataError(f"INPUT: no images in {', '.join(inputs)}")
     if layer is not None and method == "integrated-gradients":
         raise OptionError("--layer is for grad-cam; integrated gradients look at pixels")
-    if not ref.startswith("models:/") and ("/" in ref or Path(ref).is_dir()):
-        raise RunError(
-            f"RUN: {ref} is an exported directory or none at all; an export holds no Keras model to "
-            "explain: give the run that made it"
-        )
-    found = tracking.find_run(ref, TASK)
-    run = tracking.Run(found.info.run_id, TASK, tracking.client())
-    folder = Path(out).expanduser() if out else Path(f"explain-{run.id[:8]}")
-    if folder.exists() and not folder.is_dir():
-        raise OptionError(f"--out: {folder} is a file; accepted: a folder")
-    directory = tracking.run_export(found)
-    checkpoint = tracking.checkpoint_folder(run.id) / "checkpoint.npz"
-    if not checkpoint.is_file():
-        raise RunError(
-            f"RUN: the checkpoint of {run.id} is gone ({checkpoint}); explaining needs the Keras "
-            f"model: dlkit {TASK} train --resume {run.id[:8]} trains it again"
-        )
-    from dlkit import export
-
-    manifest = export.read_manifest(directory / "1")
+    what = to_explain(ref, TASK, out)
+    run, folder, directory, manifest, checkpoint = what
     labels, shape = list(manifest["labels"]), tuple(manifest["input_shape"])
     if target is not None and target not in labels:
         raise OptionError(
@@ -156,14 +138,7 @@ def explain(
                 if error is not None and not error < 1e-2:
                     say(f"note: {file}: completeness error {error:.2g} after {result.steps} steps")
         Path(drawn, "explanations.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(drawn, folder, dirs_exist_ok=True)
-        except OSError as error:
-            raise OptionError(
-                f"--out: {folder} cannot be written: {error.strerror or error}"
-            ) from None
-        run.artifacts(Path(drawn), "explanations")
+        hand_over(Path(drawn), what)
     if run.spooling:
         say(f"note: the store failed ({run.spooling}); deliver with: dlkit runs sync", quiet)
     return rows
