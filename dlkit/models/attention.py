@@ -135,8 +135,7 @@ class CausalSelfAttention(layers.Layer):
         q, k, v = self._projected(inputs, at)
         places = ops.arange(self.length)
         if inputs.shape[1] == 1:
-            here = (places[None] == at % self.length)[:, None, :, None]
-            keys, values = ops.where(here, k, state[0]), ops.where(here, v, state[1])
+            keys, values = self._put(state[0], k, at), self._put(state[1], v, at)
         else:
             # Which of the new tokens, if any, lies at each place.
             new = (places[None] - count[:, None]) % self.length  # (b, length)
@@ -149,7 +148,29 @@ class CausalSelfAttention(layers.Layer):
         held = total - 1 - (total - 1 - places[None]) % self.length  # (b, length)
         held = held[:, None, None]
         seen = ops.logical_and(held >= 0, held <= at[:, None, :, None])
+        if inputs.shape[1] == 1 and not training:
+            return self._of_one(q, keys, values, seen[:, :, 0]), [keys, values]
         return self._taken(self._attention(q, keys, seen, training), values), [keys, values]
+
+    def _put(self, held: Any, new: Any, at: Any) -> Any:
+        """Write one token a row into the cache at `(b, 1)` positions."""
+        shape = (ops.shape(held)[0], self.heads)
+        rows, heads = ops.arange(shape[0])[:, None], ops.arange(self.heads)[None]
+        index = [ops.broadcast_to(each, shape) for each in (rows, heads, at % self.length)]
+        return ops.scatter_update(held, ops.stack(index, axis=-1), new[:, :, 0])
+
+    def _of_one(self, q: Any, keys: Any, values: Any, seen: Any) -> Any:
+        """Attend from one token a row.
+
+        Products and sums: a CPU's kernels for matrices take longer to start than these do in all.
+        """
+        scores = ops.sum(q * keys, -1) * self.width**-0.5  # (b, heads, length)
+        scores = ops.where(seen, ops.cast(scores, "float32"), -1e9)
+        weights = ops.exp(scores - ops.max(scores, -1, keepdims=True))
+        weights = ops.cast(weights / ops.sum(weights, -1, keepdims=True), q.dtype)
+        taken = ops.sum(weights[..., None] * values, 2)  # (b, heads, d / heads)
+        y = ops.matmul(ops.reshape(taken, (-1, 1, self.heads * self.width)), self.out_kernel)
+        return y + self.out_bias if self.use_bias else y
 
     def _projected(self, inputs: Any, at: Any) -> tuple[Any, Any, Any]:
         """Return queries, keys and values `(b, heads, t, d / heads)` at positions `(b or 1, t)`."""
