@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,16 +63,28 @@ def to_explain(ref: str, task: str, out: str | None) -> Explained:
 
 
 def hand_over(drawn: Path, what: Explained) -> None:
-    """Copy results to their folder, all or an error, and put them on the run.
+    """Copy results to their folder, all or none, and put them on the run.
 
     Raises:
         OptionError: the folder cannot be written.
     """
     try:
-        what.folder.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(drawn, what.folder, dirs_exist_ok=True)
+        copy_all(drawn, what.folder)
     except OSError as error:
         raise OptionError(
             f"--out: {what.folder} cannot be written: {error.strerror or error}"
         ) from None
     what.run.artifacts(drawn, "explanations")
+
+
+def copy_all(drawn: Path, folder: Path) -> None:
+    """Copy the files of one folder into another, which is made: all of them, or none and an OSError.
+
+    Files that were there before are replaced only once all the new ones are on their disk.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".dlkit-", dir=folder) as held:
+        for file in drawn.iterdir():
+            shutil.copyfile(file, Path(held, file.name))
+        for file in Path(held).iterdir():
+            os.replace(file, folder / file.name)

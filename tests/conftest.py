@@ -5,15 +5,35 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from made import LABELS, REAL_DATA, Done, pictures, runner
+from made import LABELS, REAL_DATA, Done, exports_unchecked, pictures, runner
 
 from pipelines.cli import main
+
+# Fixtures that train: each should be made by one worker alone.
+TRAINED = {"trained_text", "compared", "patched", "seen", "weekly", "driven"}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let each of two workers begin with the tests that share a run.
+
+    A worker is given one half of the list, and at its end takes over the tail of the other half:
+    no test there should wait for a training that the other worker has done already.
+    """
+
+    def needs(item: pytest.Item) -> int:
+        names = set(getattr(item, "fixturenames", ()))
+        return 1 if "trained" in names else 2 if names & TRAINED else 0
+
+    rest, first, second = ([i for i in items if needs(i) == kind] for kind in range(3))
+    cut = max(0, len(items) // 2 - len(first))
+    items[:] = first + rest[:cut] + second + rest[cut:]
 
 
 @pytest.fixture(scope="session")
@@ -107,6 +127,13 @@ def trained(
         os.chdir(before)
     assert code == 0
     return folder, json.loads(out.getvalue())
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Export without the fresh process that checks it; see `exports_unchecked`."""
+    with exports_unchecked():
+        yield
 
 
 @pytest.fixture

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,6 +65,19 @@ def patches(
         texture = (200, stripes[:, None], stripes[None, :])[label]
         image[row : row + size, column : column + size, 0] = texture
     return x.astype(np.uint8), y, corners
+
+
+@contextlib.contextmanager
+def exports_unchecked() -> Iterator[None]:
+    """Leave out the fresh process that checks each export: it takes seconds.
+
+    It is tested on its own, and with a training of each task.
+    """
+    from dlkit import export
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "check", lambda exports, scales=None: [0.0 for _ in exports])
+        yield
 
 
 def runner(capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:

@@ -189,6 +189,7 @@ def test_orders_of_neighbouring_epochs_do_not_correlate() -> None:
         assert abs(np.corrcoef(one, two)[0, 1]) < 0.1
 
 
+@pytest.mark.slow
 def test_tfds_sets(real_data: Path) -> None:
     data = load_images("tfds:fashion_mnist", data_dir=str(real_data / "tfds"), download=False)
     assert data.sizes() == {"train": 54_000, "validation": 6_000, "test": 10_000}

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from made import Done, runner
+from made import Done, exports_unchecked, runner
 from PIL import Image
 
-from dlkit import export, tracking
+from dlkit import tracking
 from dlkit.errors import OptionError
-from dlkit.evaluation import forecast_paired
+from dlkit.evaluation import forecast_paired, forecast_plots
 from pipelines.cli import main
 from pipelines.forecasting.comparison import Comparison, complete, configs
 from pipelines.forecasting.ranking import remarks, verdict
@@ -47,10 +47,11 @@ def sales(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def exports_are_not_reloaded() -> Iterator[None]:
-    """The fresh process that checks each export takes seconds, and has tests of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "check", lambda exports, scales=None: [0.0 for _ in exports])
+def children_are_not_drawn() -> Iterator[None]:
+    """What takes seconds for each model, and has tests of its own."""
+    with exports_unchecked(), pytest.MonkeyPatch.context() as patch:
+        for picture in ("by_step", "origins", "residuals"):
+            patch.setattr(forecast_plots, picture, lambda *_: None)
         yield
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import os
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from made import Done, runner
+from made import Done, exports_unchecked, runner
 
 from pipelines.cli import main
 
@@ -53,7 +54,7 @@ def train(folder: Path, *arguments: str) -> dict[str, Any]:
     before, out = Path.cwd(), io.StringIO()
     os.chdir(folder)
     try:
-        with contextlib.redirect_stdout(out):
+        with contextlib.redirect_stdout(out), exports_unchecked():
             assert main([TASK, "train", *arguments, "--json"]) == 0
     finally:
         os.chdir(before)
@@ -206,3 +207,37 @@ def test_runs_that_cannot_be_explained(there: Run, folder: Path, weekly: str) ->
     assert gone.code == 2
     assert f"the checkpoint of {weekly} is gone" in gone.err
     assert not Path("none").exists()
+
+
+def test_a_table_given_needs_the_old_one_no_more(there: Run, folder: Path, driven: str) -> None:
+    ahead = pd.read_csv("shops.csv")
+    ahead.loc[ahead["day"] > "2024-05-26", "sales"] = np.nan
+    ahead.to_csv("coming.csv", index=False)
+    away = (folder / "shops.csv").rename(folder / "away.csv")
+    try:
+        found = there(TASK, "explain", driven, "coming.csv", "--out", "alone", "--json")
+        own = there(TASK, "explain", driven, "--out", "none")
+    finally:
+        away.rename(folder / "shops.csv")
+    assert found.code == 0, found.err
+    assert [row["role"] for row in found.json["channels"]][-1] == "static"
+    lines = there(TASK, "predict", driven, "coming.csv", "--json").out.splitlines()
+    forecasts = [json.loads(line)["forecast"] for line in lines]
+    assert found.json["forecast"] == pytest.approx(np.mean(forecasts), rel=1e-4)
+    assert own.code == 2
+    assert "no file shops.csv" in own.err
+    # A folder that cannot take all files keeps those that it has.
+    before = {file: file.read_bytes() for file in Path("alone").iterdir()}
+    table = Path("alone/attributions.csv")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shutil, "copyfile", _full_disk)
+        full = there(TASK, "explain", driven, "coming.csv", "--out", "alone", "--step", "2")
+    assert full.code == 2
+    assert "--out: alone cannot be written: No space left on device" in full.err
+    assert {file: file.read_bytes() for file in Path("alone").iterdir()} == before
+    assert table in before
+
+
+def _full_disk(source: str, target: Path, **_: Any) -> None:
+    Path(target).write_bytes(b"half")
+    raise OSError(errno.ENOSPC, "No space left on device")

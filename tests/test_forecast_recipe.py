@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import resource
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from made import Done
 
 from dlkit import tracking
+from dlkit.evaluation.plots import new_figure, save_figure
 from dlkit.models import MODELS
 
 TASK = "forecasting"
@@ -108,6 +110,7 @@ def test_a_panel_with_covariates_from_table_to_forecast(
     assert first["forecast"] == pytest.approx(float(rows[0]["forecast"]), rel=1e-5)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_evaluated_again_and_fold_by_fold(dlkit: Runs, shops: Path) -> None:
     done = dlkit(TASK, "train", "--data", str(shops), "--target", "sales", "--series-id", "shop",
                  *TINY, "--model", "nlinear", "--json")  # fmt: skip
@@ -161,6 +164,7 @@ def test_evaluated_again_and_fold_by_fold(dlkit: Runs, shops: Path) -> None:
     assert "--folds: got 99; accepted: 1 to 36" in many.err
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_beyond_the_trained_horizon(dlkit: Runs, shops: Path) -> None:
     sales = pd.read_csv(shops).query("shop == 'north'")[["day", "sales"]]
     sales.to_csv("north.csv", index=False)
@@ -203,6 +207,7 @@ def test_mistakes(dlkit: Runs, more: list[str], words: str) -> None:
     assert not list(Path("mlruns").glob("checkpoints/*"))
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS[TASK])
 def test_a_killed_run_ends_as_the_whole_one(
@@ -229,3 +234,34 @@ def test_a_killed_run_ends_as_the_whole_one(
     store = tracking.client()
     one, two = (store.get_run(r).data.tags["dlkit.weights"] for r in (whole.json["run"], killed))
     assert one == two
+
+
+@pytest.mark.parametrize("model", ["patchtst", "transformer"])
+def test_heads_that_do_not_divide_the_width(dlkit: Runs, model: str) -> None:
+    done = dlkit(TASK, "train", "--model", model, "-p", "dim=64", "-p", "heads=5")
+    assert done.code == 2
+    assert f"-p dim: 64 does not divide by the 5 heads of {model}; accepted: a multiple" in done.err
+    # Told before the data are looked for.
+    done = dlkit(
+        TASK, "compare", "--data", "no.csv", "--models", f"{model},linear", "-p", "heads=3"
+    )
+    assert done.code == 2
+    assert f"the 3 heads of {model}" in done.err
+
+
+def test_a_picture_is_whole_or_the_one_before(tmp_path: Path) -> None:
+    picture = tmp_path / "p.png"
+    picture.write_bytes(b"before")
+    figure = new_figure(9, 9)
+    figure.add_subplot().imshow(np.random.default_rng(0).random((300, 300)))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_figure(figure, picture)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert picture.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [picture]
+    save_figure(figure, picture)
+    assert picture.read_bytes().startswith(b"\x89PNG")

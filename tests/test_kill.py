@@ -18,6 +18,8 @@ from made import Done
 from dlkit import tracking
 
 TRAIN = ["image-classification", "train", "--model", "lenet", "-p", "dropout=0.3", "--epochs", "40", "--patience", "25", "--batch-size", "24"]  # fmt: skip
+# Quick, and yet with a state and draws beside the weights.
+SOME = ["--model", "mlp", "--augment", "crop,mixup", "--ema", "0.95", "--epochs", "14"]
 # All that has a state or draws numbers, at once.
 EVERYTHING = [
     "--model", "speednet", "-p", "filters=[8,16]", "-p", "dropout=0.3",
@@ -25,6 +27,7 @@ EVERYTHING = [
     "--optimizer", "muon", "--schedule", "one-cycle", "--loss", "focal", "--tta",
     "--class-weight", "balanced", "--label-smoothing", "0.1", "--epochs", "14",
 ]  # fmt: skip
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 CHILD = """
 import sys
 from dlkit import training
@@ -39,11 +42,13 @@ def line_of(process: subprocess.Popen) -> str:
     return process.stderr.readline()
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     "more",
     [
+        pytest.param(SOME, id="mlp"),
         pytest.param([], id="lenet", marks=pytest.mark.slow),
-        pytest.param(EVERYTHING, id="everything"),
+        pytest.param(EVERYTHING, id="everything", marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_run_ends_as_the_whole_one(
@@ -80,7 +85,34 @@ def test_a_killed_run_ends_as_the_whole_one(
     assert len(dlkit("runs", "list", "--json").out.splitlines()) == 2
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def interrupted(done: int, err: str, code: int, dlkit: Callable[..., Done]) -> None:
+    """The run is marked, its checkpoint is there, and how to go on is said."""
+    assert done == code, err
+    assert "Traceback" not in err
+    run = dlkit("runs", "list", "--json").json
+    assert run["status"] == "KILLED"
+    assert f"--resume {run['run'][:8]}" in err.splitlines()[-1]
+    assert Path(f"mlruns/checkpoints/{run['run']}/checkpoint.npz").is_file()
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_a_signal_while_training_marks_the_run(
+    dlkit: Callable[..., Done], npz: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    log = tracking.Run.metrics
+
+    def metrics(self: tracking.Run, step: int, values: dict[str, float]) -> None:
+        log(self, step, values)
+        if step == 3:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(tracking.Run, "metrics", metrics)
+    done = dlkit(*TRAIN, "--model", "mlp", "--data", npz, "--epochs", "4000")
+    interrupted(done.code, done.err, code, dlkit)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_an_interrupted_run_is_marked_and_can_go_on(
     dlkit: Callable[..., Done], here: Path, npz: Path, number: int, code: int
 ) -> None:
@@ -90,9 +122,4 @@ def test_an_interrupted_run_is_marked_and_can_go_on(
             assert process.poll() is None
         process.send_signal(number)
         err = process.communicate()[1]
-    assert process.returncode == code, err
-    assert "Traceback" not in err
-    run = dlkit("runs", "list", "--json").json
-    assert run["status"] == "KILLED"
-    assert f"--resume {run['run'][:8]}" in err.splitlines()[-1]
-    assert Path(f"mlruns/checkpoints/{run['run']}/checkpoint.npz").is_file()
+    interrupted(process.returncode, err, code, dlkit)

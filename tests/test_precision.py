@@ -78,7 +78,8 @@ def test_layers_compute_in_half_the_width_while_it_is_open() -> None:
 
 
 def test_a_step_trains_in_it() -> None:
-    model, x, y = built(IMAGES, "resnet-20", {})
+    block = {"filters": 8, "pool_size": 2, "batch_norm": True}
+    model, x, y = built(IMAGES, "cnn", {"conv_layers": [block, block]})
     model.compile(
         optimizer=optimizers.make_optimizer("muon", 1e-3, 0.01),
         loss=losses.classification_loss("cross-entropy", 3),
@@ -96,6 +97,7 @@ def test_a_step_trains_in_it() -> None:
     assert float(model.evaluate(x, y, verbose=0)) < first
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_command_takes_it(dlkit: Callable[..., Done], npz: Path) -> None:
     train = ["image-classification", "train", "--data", str(npz), "--model", "cnn", "--epochs", "2"]
     done = dlkit(*train, "--precision", "bfloat16", "--batch-size", "24", "--json")

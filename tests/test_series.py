@@ -246,3 +246,35 @@ def test_offsets_from_utc_are_told(tmp_path: Path) -> None:
     (note,) = (n for n in data.notes if "UTC" in n)
     assert "(+01:00, +02:00)" in note
     assert "changes 1 time, first in row 27" in note
+
+
+def test_gaps_in_the_newest_rows_are_filled_as_asked(tmp_path: Path) -> None:
+    t = np.arange(40.0)
+    weeks = pd.DataFrame(
+        {"week": pd.date_range("2024-01-06", periods=40, freq="W-SAT"), "level": t**2}
+    )
+    # The first row of the window of 14 lacks its value, a row within it is not there at all.
+    weeks.loc[[25, 36], "level"] = np.nan
+    source, roles = written(weeks.drop(index=30), tmp_path), Roles("week", ("level",))
+    with pytest.raises(DataError, match=r"2024-08-03.*; give --fill forward or --fill interp"):
+        newest(source, roles, alias="W-SAT", lookback=14, horizon=3)
+    whole = t**2
+    filled = {"forward": whole[[24, 29, 35]], "interpolate": 0.5 * (whole[[24, 29, 35]] + whole[[26, 31, 37]])}  # fmt: skip
+    for fill, values in filled.items():
+        (found,), notes = newest(source, roles, alias="W-SAT", lookback=15, horizon=3, fill=fill)
+        expected = whole[25:].copy()
+        expected[[0, 5, 11]] = values
+        np.testing.assert_allclose(found.window[:, 0], expected)
+        assert "1 stamp is missing (2024-08-03)" in notes[0]
+
+    # Rows enough once the missing one is there again.
+    (found,), _ = newest(source, roles, alias="W-SAT", lookback=40, horizon=3, fill="forward")
+    assert found.window.shape == (40, 1)
+    with pytest.raises(DataError, match="has 40 rows; the run looks back on 41"):
+        newest(source, roles, alias="W-SAT", lookback=41, horizon=3, fill="forward")
+
+    # Rows to be forecast are no gap.
+    ends = written(weeks.assign(level=np.where(t < 38, t, np.nan)), tmp_path)
+    (found,), notes = newest(ends, roles, alias="W-SAT", lookback=9, horizon=3)
+    assert found.last == weeks["week"][37]
+    assert "2 rows at the end without a target: forecasts begin after 2024-09-21" in notes[0]

@@ -179,6 +179,7 @@ def test_a_file_that_goes_away_is_told(album: Path, monkeypatch: pytest.MonkeyPa
     assert str(told.value) == f"{data.train.names[3]} can no longer be read"
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.slow
 def test_training_on_disk_killed_and_resumed_ends_in_the_weights_of_memory(
     dlkit: Run, here: Path, album: Path, monkeypatch: pytest.MonkeyPatch

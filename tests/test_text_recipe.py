@@ -22,9 +22,11 @@ import pytest
 from made import Done, runner
 
 from dlkit import tracking
+from dlkit.models.transformer import VARIANTS
 from dlkit.serving.app import create_app
 from dlkit.serving.model import load_model
 from pipelines.cli import main
+from pipelines.text_generation.config import SIZES
 
 TASK = "text-generation"
 WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "again")
@@ -35,6 +37,7 @@ import sys
 from dlkit import training
 training.SAVE_EVERY_SECONDS = 0.2
 from pipelines.cli import main
+from pipelines.text_generation.config import SIZES
 sys.exit(main(sys.argv[1:]))
 """
 Runs = Callable[..., Done]
@@ -141,21 +144,25 @@ def test_the_same_seed_gives_the_same_text_everywhere(at_it: tuple[Runs, dict]) 
     assert len(brief["text"]) == 5
 
 
-def test_ways_to_generate(at_it: tuple[Runs, dict]) -> None:
-    run, _ = at_it
+def asking(run: Runs) -> Callable[..., dict[str, Any]]:
+    """Generate 30 tokens, or as many as is said."""
 
     def text(*more: str) -> dict[str, Any]:
         done = run(TASK, "generate", "latest", "--max-tokens", "30", *more, "--json")
         assert done.code == 0, done.err
         return done.json
 
+    return text
+
+
+def test_ways_to_generate(at_it: tuple[Runs, dict]) -> None:
+    text = asking(at_it[0])
     greedy = text("--prompt", "the ", "--greedy")
     assert greedy["text"] == text("--prompt", "the ", "--top-k", "1", "--temperature", "3")["text"]
     assert text("--prompt", "the ", "--top-p", "1e-6")["text"] == greedy["text"]
     assert text("--prompt", "the ", "--min-p", "0.999999")["text"] == greedy["text"]
     best = text("--prompt", "the ", "--beam", "5")
     assert best["log_probability"] >= greedy["log_probability"]
-    assert text("--prompt", "the ", "--beam", "1")["seed"] == 0
     stopped = text("--prompt", "the ", "--greedy", "--stop", greedy["text"][4:7])
     assert stopped["text"] == greedy["text"][:4]
     free = text("--prompt", "the ", "--no-repeat-ngram", "2", "--greedy")
@@ -164,6 +171,16 @@ def test_ways_to_generate(at_it: tuple[Runs, dict]) -> None:
     assert (
         text("--prompt", "the ", "--greedy", "--repetition-penalty", "50")["text"] != greedy["text"]
     )
+    assert text("--greedy")["tokens"]  # no prompt at all
+    unknown = text("--prompt", "th\u00fce ", "--greedy")
+    assert unknown["dropped"] == "\u00fc"
+    assert unknown["text"] == greedy["text"]
+
+
+@pytest.mark.slow
+def test_generating_where_there_is_no_room(at_it: tuple[Runs, dict]) -> None:
+    text = asking(at_it[0])
+    assert text("--prompt", "the ", "--beam", "1")["seed"] == 0
     # More tokens than the vocabulary has cannot all differ: then they may repeat.
     every = text("--prompt", "the ", "--no-repeat-ngram", "1", "--max-tokens", "60")
     assert len(every["tokens"]) == 60
@@ -176,10 +193,6 @@ def test_ways_to_generate(at_it: tuple[Runs, dict]) -> None:
         text("--prompt", long, "--greedy")["text"]
         == text("--prompt", long[-16:], "--greedy")["text"]
     )
-    assert text("--greedy")["tokens"]  # no prompt at all
-    unknown = text("--prompt", "th\u00fce ", "--greedy")
-    assert unknown["dropped"] == "\u00fc"
-    assert unknown["text"] == greedy["text"]
 
 
 @pytest.mark.parametrize(
@@ -222,6 +235,7 @@ def test_another_text_is_scored(at_it: tuple[Runs, dict], tmp_path: Path) -> Non
     assert any("left out" in note for note in report["data_notes"])
 
 
+@pytest.mark.slow
 def test_recurrent_models_and_bpe(dlkit: Runs, written: Path) -> None:
     more = ["--model", "lstm", "-p", "units=16", "-p", "depth=1", "--split", "90/10"]
     tokens = ["--tokenizer", "bpe", "--vocabulary", "260", "--steps", "30"]
@@ -253,6 +267,7 @@ def test_recurrent_models_and_bpe(dlkit: Runs, written: Path) -> None:
     assert again.json["text"] == made.json["text"]
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["transformer", "lstm"])
 def test_a_killed_run_ends_as_the_whole_one(
@@ -327,3 +342,23 @@ def test_tiny_shakespeare_is_found(real_data: Path, dlkit: Runs) -> None:
     done = dlkit(TASK, "train", "--data", file, *SMALL[:4], *quick, "--json")
     assert done.code == 0, done.err
     assert done.json["baselines"]["ngram"]["loss"] == pytest.approx(1.669, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["heads=5", "dim=64"], "-p heads: got 5, which does not divide the width 64; accepted: 1,"),
+        (["heads=5"], "-p heads: got 5, which does not divide the width 128"),
+        (["variant=nanogpt-gpu", "dim=100"], "-p heads: got 6, which does not divide the width 100"),
+        (['transformer_layers=[{"heads": 4}, {"heads": 3}]'], "-p transformer_layers[1].heads: got 3"),
+    ],
+)  # fmt: skip
+def test_heads_that_do_not_divide_the_width(dlkit: Runs, more: list[str], words: str) -> None:
+    # Told before the data are looked for.
+    done = dlkit(TASK, "train", "--data", "no.txt", *(part for p in more for part in ("-p", p)))
+    assert done.code == 2
+    assert words in done.err
+
+
+def test_sizes_are_those_of_the_variants() -> None:
+    assert {name: (v["dim"], v["heads"]) for name, v in VARIANTS.items()} == SIZES

@@ -85,6 +85,7 @@ class Failing:
         return getattr(self.store, name)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_store_that_fails_later_never_stops_training_and_sync_delivers(
     dlkit: Run, npz: Path
 ) -> None:

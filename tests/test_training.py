@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from itertools import count
@@ -111,6 +112,17 @@ def fit(
     return training.weights_hash(model), at, logged
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """`fit` in a place of its own, where what was trained once is not trained again."""
+
+    @functools.cache
+    def trained(build: Callable[[], keras.Model], **given: Any) -> Any:
+        return fit(build, tmp_path_factory.mktemp("undisturbed") / "c.npz", **given)
+
+    return trained
+
+
 def kill_after(saves: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a run end as if killed right after its checkpoint was written so many times."""
     save, count = checkpoint.save, 0
@@ -138,7 +150,7 @@ def test_a_run_that_diverges_goes_back_with_half_the_rate(
     assert logged[-1][1]["learning_rate"] == pytest.approx(rate / 2**retries)
 
 
-@pytest.mark.parametrize("rate", [1e3, 1e38])
+@pytest.mark.parametrize("rate", [1e3, pytest.param(1e38, marks=pytest.mark.slow)])
 def test_the_third_time_is_the_last(tmp_path: Path, rate: float) -> None:
     with pytest.raises(TrainingError, match=r"diverged at learning rates .*the loss is (nan|inf)"):
         fit(linear, tmp_path / "c.npz", rate)
@@ -148,10 +160,10 @@ def test_the_third_time_is_the_last(tmp_path: Path, rate: float) -> None:
         fit(linear, tmp_path / "c.npz", rate)
 
 
-def test_it_goes_back_to_the_end_of_the_last_good_epoch(tmp_path: Path) -> None:
+def test_it_goes_back_to_the_end_of_the_last_good_epoch(undisturbed: Callable[..., Any]) -> None:
     """A rate that rises: the second epoch diverges, and the first stays as it was logged."""
     # The warm-up takes two epochs: in the first the rate stays below 1, in the second it does not.
-    _, at, logged = fit(linear, tmp_path / "c.npz", 1.9, warmup=20, epochs=20)
+    _, at, logged = undisturbed(linear, rate=1.9, warmup=20, epochs=20)
     assert at.retries == 1
     assert "went back to the end of epoch 1" in at.notes[0]
     assert [epoch for epoch, _ in logged] == list(range(1, 21))
@@ -159,12 +171,19 @@ def test_it_goes_back_to_the_end_of_the_last_good_epoch(tmp_path: Path) -> None:
     assert logged[1][1]["learning_rate"] == pytest.approx(0.95)
 
 
-@pytest.mark.parametrize("saves", [1, 2, 4, 6, 9])
+@pytest.mark.parametrize(
+    "saves", [2, 6, *(pytest.param(saves, marks=pytest.mark.slow) for saves in (1, 4, 9))]
+)
 @pytest.mark.parametrize(("rate", "warmup"), [(3.2, 0), (1.9, 20)])
 def test_killed_around_a_recovery_it_ends_in_the_same_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int, rate: float, warmup: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    undisturbed: Callable[..., Any],
+    saves: int,
+    rate: float,
+    warmup: int,
 ) -> None:
-    whole, at, logged = fit(linear, tmp_path / "whole.npz", rate, warmup=warmup, epochs=20)
+    whole, at, logged = undisturbed(linear, rate=rate, warmup=warmup, epochs=20)
     assert at.retries > 0
     with monkeypatch.context() as patch:
         # A checkpoint after every few steps, at other steps than the whole run's.
@@ -179,9 +198,13 @@ def test_killed_around_a_recovery_it_ends_in_the_same_weights(
     assert rest[-1][1]["loss"] == logged[-1][1]["loss"]
 
 
-@pytest.mark.parametrize("size", [1, 3, 4, 8])
-def test_micro_batches_add_up_to_the_batch(tmp_path: Path, size: int) -> None:
-    _, _, whole = fit(plain, tmp_path / "whole.npz")
+@pytest.mark.parametrize(
+    "size", [3, 4, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 8))]
+)
+def test_micro_batches_add_up_to_the_batch(
+    tmp_path: Path, undisturbed: Callable[..., Any], size: int
+) -> None:
+    _, _, whole = undisturbed(plain)
     _, _, parts = fit(plain, tmp_path / "parts.npz", micro_batch=size)
     for (_, one), (_, two) in zip(whole, parts, strict=True):
         for name in ("loss", "error", "val_loss", "val_error"):
@@ -242,6 +265,7 @@ def test_a_rate_of_100_is_told_and_the_run_failed(dlkit: Callable[..., Done], np
     assert "training diverged" in shown["tags"]["dlkit.failure"]
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_recovery_is_told_on_the_run(dlkit: Callable[..., Done], npz: Path) -> None:
     # The penalty's parabola alone decides: at 0.2 and 0.1 it diverges, at 0.05 it does not.
     done = dlkit(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from dlkit.data.calendar import frequency, regular
+from dlkit.data.calendar import frequency, regular, short_stamp
 from dlkit.data.series_sources import NAMED, Roles, find_roles, read, static_of, table_parts
-from dlkit.errors import DataError
+from dlkit.errors import DataError, counted
+
+# Of the endpoint, see `dlkit.export.forecast.Forecaster`.
+INPUTS = ("window", "future", "static")
 
 
 class Newest(NamedTuple):
@@ -43,7 +47,7 @@ def newest(
 ) -> tuple[list[Newest], list[str]]:
     """Return the newest window of each series of a source, and sentences to read.
 
-    Rows at the end without any target give the future covariates.
+    Rows at the end without any target give the future covariates, or are to be forecast.
 
     Args:
         source: as for `load_series`.
@@ -65,7 +69,9 @@ def newest(
     for name, part in table_parts(frame, roles, where, notes):
         here = f"series {name}" if name else where
         try:
-            found.append(_newest(part, name, here, roles, columns, alias, lookback, horizon, fill))
+            one, said = _newest(part, name, here, roles, columns, alias, lookback, horizon, fill)
+            found.append(one)
+            notes += said
         except DataError as error:
             if not name or strict or "--fill" in str(error):
                 raise
@@ -88,7 +94,7 @@ def _newest(
     lookback: int,
     horizon: int,
     fill: str,
-) -> Newest:
+) -> tuple[Newest, list[str]]:
     there = part[list(roles.targets)].notna().any(axis=1).to_numpy()
     if not there.any():
         raise DataError(f"{here}: '{roles.targets[0]}' holds no number at all")
@@ -98,10 +104,15 @@ def _newest(
         own = frequency(past.index, here)
         if own != alias:
             raise DataError(f"{here}: has a row every {own}; the run was trained on every {alias}")
-    if len(past) < lookback:
-        raise DataError(f"{here}: has {len(past):,} rows; the run looks back on {lookback:,}")
-    # What is older than the window is not looked at, holes included.
-    whole, _ = regular(past[columns].iloc[-lookback:], alias, fill, here)
+    begin = max(0, len(past) - lookback)
+    if fill != "none":
+        # What is filled at the window's edge is filled from what is known before it.
+        known = past[columns].notna().all(axis=1).to_numpy()[: begin + 1]
+        begin = int(np.flatnonzero(known)[-1]) if known.any() else 0
+    # What is older is not looked at, holes included.
+    whole, notes = regular(past[columns].iloc[begin:], alias, fill, here)
+    if len(whole) < lookback:
+        raise DataError(f"{here}: has {len(whole):,} rows; the run looks back on {lookback:,}")
     future = np.zeros((horizon, 0))
     if roles.future:
         wanted = pd.date_range(whole.index[-1], periods=horizon + 1, freq=alias)[1:]
@@ -113,5 +124,14 @@ def _newest(
                 f"{wanted[-1]}; {missing[0]} has none: add rows with these columns and no target"
             )
         future = known.to_numpy(np.float64)
+    elif len(ahead):
+        rows = f"{counted(len(ahead), 'row')} at the end without a target"
+        notes.append(f"{here}: {rows}: forecasts begin after {short_stamp(whole.index[-1])}")
     window = whole.to_numpy(np.float64)[-lookback:]
-    return Newest(name, window, future, static_of(part, roles, name), whole.index[-1])
+    return Newest(name, window, future, static_of(part, roles, name), whole.index[-1]), notes
+
+
+def stacked(found: Sequence[Newest]) -> dict[str, np.ndarray]:
+    """Return what the endpoint takes for these, float32 by name; what the model lacks is left out."""
+    parts = {name: np.stack([getattr(each, name) for each in found]) for name in INPUTS}
+    return {name: each.astype(np.float32) for name, each in parts.items() if each.shape[-1]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -330,12 +331,45 @@ def _assembled(
         spans.append(Span(name, begin, (begin + a, begin + b, begin + c), part.index[0]))
         begin += len(part)
     rows = np.concatenate([part[columns].to_numpy(np.float64) for _, part in kept])
-    trained = np.concatenate([rows[span.begin : span.ends[0]] for span in spans])
-    deviation = trained.std(0)
+    mean, deviation = scale_of(rows, spans)
     fixed = np.stack([static[name] for name, _ in kept])
     spread = fixed.std(0)
-    spec = SeriesSpec(
-        (lookback, len(columns)),
+    return SeriesData(
+        source=source,
+        rows=rows,
+        static=fixed,
+        spans=tuple(spans),
+        spec=spec_of(roles, lookback, horizon, season, quantiles, joint),
+        roles=roles,
+        alias=alias,
+        season=season,
+        mean=mean,
+        deviation=deviation,
+        static_mean=fixed.mean(0),
+        static_deviation=np.where(spread > 0, spread, 1.0),
+        notes=notes,
+    )
+
+
+def scale_of(rows: np.ndarray, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and deviation of each channel over the training spans; constant ones have 1."""
+    trained = np.concatenate([rows[span.begin : span.ends[0]] for span in spans])
+    deviation = trained.std(0)
+    moves = deviation > 1e-12 * np.abs(trained).max(0)
+    return trained.mean(0), np.where(moves, deviation, 1.0)
+
+
+def spec_of(
+    roles: Roles,
+    lookback: int,
+    horizon: int,
+    season: int,
+    quantiles: tuple[float, ...],
+    joint: bool,
+) -> SeriesSpec:
+    """Return what a model must know of series with these columns."""
+    return SeriesSpec(
+        (lookback, len(roles.targets) + len(roles.past) + len(roles.future)),
         len(roles.targets),
         labels=roles.targets,
         horizon=horizon,
@@ -345,21 +379,6 @@ def _assembled(
         static=len(roles.static),
         quantiles=quantiles,
         joint=joint,
-    )
-    return SeriesData(
-        source=source,
-        rows=rows,
-        static=fixed,
-        spans=tuple(spans),
-        spec=spec,
-        roles=roles,
-        alias=alias,
-        season=season,
-        mean=trained.mean(0),
-        deviation=np.where(deviation > 1e-12 * np.abs(trained).max(0), deviation, 1.0),
-        static_mean=fixed.mean(0),
-        static_deviation=np.where(spread > 0, spread, 1.0),
-        notes=notes,
     )
 
 

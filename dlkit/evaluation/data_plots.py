@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dlkit.evaluation.plots import _figure
+from dlkit.evaluation.plots import new_figure, save_figure
 
 if TYPE_CHECKING:
     from dlkit.data.arrays import Rows
@@ -40,20 +40,20 @@ def mean_images(means: np.ndarray, labels: Sequence[str], y: np.ndarray, path: P
     shown = min(len(labels), MOST_CLASSES)
     columns = min(10, shown)
     rows = -(-shown // columns)
-    figure = _figure(1.4 * columns + 0.4, 1.7 * rows + 0.6)
+    figure = new_figure(1.4 * columns + 0.4, 1.7 * rows + 0.6)
     more = f", {shown} of {len(labels)} classes" if shown < len(labels) else ""
     figure.suptitle(f"Mean image of each class in train{more}")
     for i in range(shown):
         axes = figure.add_subplot(rows, columns, i + 1)
         _draw(axes, means[i], f"{labels[i][:18]}\n{counts[i]:,}")
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def twins(found: Sequence[Twin], rows: Mapping[str, Rows], path: Path) -> None:
     """Draw pairs of images side by side, each with its split and label."""
     columns = min(3, max(1, len(found)))
     lines = -(-len(found) // columns)
-    figure = _figure(3.4 * columns + 0.3, 2.1 * lines + 0.6)
+    figure = new_figure(3.4 * columns + 0.3, 2.1 * lines + 0.6)
     figure.suptitle("Images that stand in two splits come first")
     for place, twin in enumerate(found):
         for side in (0, 1):
@@ -61,4 +61,4 @@ def twins(found: Sequence[Twin], rows: Mapping[str, Rows], path: Path) -> None:
             split, row = twin.splits[side], twin.rows[side]
             word = f"{twin.distance:.3f}" if twin.distance else "equal"
             _draw(axes, rows[split].x[row], f"{split}: {twin.labels[side][:18]}\n{word}")
-    figure.savefig(path)
+    save_figure(figure, path)

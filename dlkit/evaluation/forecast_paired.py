@@ -11,7 +11,7 @@ import numpy as np
 from dlkit.data.series import SeriesData
 from dlkit.evaluation.blocks import middle, resampled
 from dlkit.evaluation.forecast import baseline_errors, naive_errors
-from dlkit.evaluation.plots import _figure
+from dlkit.evaluation.plots import new_figure, save_figure
 
 
 def window_errors(data: SeriesData, split: str, forecast: np.ndarray) -> np.ndarray:
@@ -67,7 +67,7 @@ def by_step(
         split: whose errors these are.
         path: the file.
     """
-    figure = _figure(8.5, 4.4)
+    figure = new_figure(8.5, 4.4)
     axes = figure.add_subplot()
     name, simple = baseline
     for place, (model, values) in enumerate(errors.items()):
@@ -94,4 +94,4 @@ def by_step(
     )
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.savefig(path)
+    save_figure(figure, path)

@@ -8,18 +8,28 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
 from dlkit.data.series import SeriesData
-from dlkit.evaluation.plots import _figure
+from dlkit.evaluation.plots import new_figure, save_figure
 
 # Forecasts that are drawn, and steps of the past before each.
 ORIGINS = 4
 LAGS = 60
 
 
+def date_axis(axes: Any) -> None:
+    """Name few dates below an axis of stamps, each as briefly as can be, over a light grid."""
+    axes.margins(x=0.01)
+    dates = AutoDateLocator(minticks=3, maxticks=7)
+    axes.xaxis.set_major_locator(dates)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(dates))
+    axes.grid(alpha=0.3)
+
+
 def by_step(errors: Mapping[str, Sequence[float]], path: Path) -> None:
     """Draw the mean squared error of each step of the horizon, of the model and each baseline."""
-    figure = _figure(7, 4)
+    figure = new_figure(7, 4)
     axes = figure.add_subplot()
     for name, values in errors.items():
         steps = np.arange(1, len(values) + 1)
@@ -39,7 +49,7 @@ def by_step(errors: Mapping[str, Sequence[float]], path: Path) -> None:
     axes.set(xlabel="step of the horizon", ylabel="mean squared error, scaled")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def origins(
@@ -55,7 +65,7 @@ def origins(
     lookback, horizon = data.spec.input_shape[0], data.spec.horizon
     starts, owners = data.starts(split)
     places = np.unique(np.linspace(0, len(starts) - 1, ORIGINS).round().astype(int))
-    figure = _figure(9, 1.9 * len(places) + 0.6)
+    figure = new_figure(9, 1.9 * len(places) + 0.6)
     target = data.roles.targets[0]
     before = min(lookback, max(2 * horizon, 24))
     for row, i in enumerate(places):
@@ -81,17 +91,16 @@ def origins(
             linewidth=0,
             label="interval",
         )
-        axes.margins(x=0.01)
-        axes.grid(alpha=0.3)
+        date_axis(axes)
         axes.set_ylabel(target if not span.name else f"{target}, {span.name}", fontsize=8)
         if row == 0:
             axes.legend(fontsize=8, ncols=3, loc="upper left")
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def residuals(values: np.ndarray, season: int, path: Path) -> None:
     """Draw the residuals one step ahead, and their autocorrelation with a 95 % band."""
-    figure = _figure(9, 3.2)
+    figure = new_figure(9, 3.2)
     left, right = figure.subplots(1, 2)
     left.plot(values, linewidth=0.7)
     left.axhline(0, color="black", linewidth=0.6)
@@ -109,12 +118,12 @@ def residuals(values: np.ndarray, season: int, path: Path) -> None:
     right.set(
         xlabel="lag", ylabel="autocorrelation", title="Residuals, 95 % band of chance in grey"
     )
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def folds(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw the squared and the scaled error of each fold of a backtest, beside the baselines'."""
-    figure = _figure(9, 3.4)
+    figure = new_figure(9, 3.4)
     names = ("mse", "mase")
     axes = figure.subplots(1, 2)
     stamps = [row["first"] for row in rows]
@@ -133,7 +142,7 @@ def folds(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         side.tick_params(axis="x", labelrotation=30, labelsize=7)
         side.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def ahead(
@@ -152,7 +161,7 @@ def ahead(
         path: the file.
     """
     panels = [(each, t) for each in drawn for t in range(len(targets))][:12]
-    figure = _figure(9, 2.2 * len(panels) + 0.4)
+    figure = new_figure(9, 2.2 * len(panels) + 0.4)
     for row, ((newest, stamps, found), t) in enumerate(panels):
         axes = figure.add_subplot(len(panels), 1, row + 1)
         kept = min(len(newest.window), 4 * len(stamps))
@@ -161,19 +170,18 @@ def ahead(
         axes.plot(stamps, found["forecast"][:, t], color="C0", label="forecast")
         low, high = found["lower"][:, t], found["upper"][:, t]
         axes.fill_between(stamps, low, high, color="C0", alpha=0.2, linewidth=0, label="interval")
-        axes.margins(x=0.01)
-        axes.grid(alpha=0.3)
+        date_axis(axes)
         axes.set_ylabel(f"{targets[t]}{f', {newest.name}' if newest.name else ''}", fontsize=8)
         if row == 0:
             axes.legend(fontsize=8, ncols=3, loc="upper left")
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def attributions(summary: Any, title: str, units: str, season: int, step: int, path: Path) -> None:
     """Draw which lags and covariates mattered: a heat map, and above it the sums of its columns.
 
     Args:
-        summary: a `dlkit.explain_series.Summary`.
+        summary: a `dlkit.attributions.Summary`.
         title: above all.
         units: of the attributions.
         season: its steps, 1 for none; the rows a whole number of them before `step` are marked.
@@ -188,7 +196,7 @@ def attributions(summary: Any, title: str, units: str, season: int, step: int, p
     at = np.insert(np.arange(grid.shape[1]), sorted(set(cuts)), -1)
     wide = np.where(at >= 0, grid[:, at], np.nan)  # (rows, columns and gaps)
     place = {int(column): i for i, column in enumerate(at) if column >= 0}
-    figure = _figure(10, 2.9 + 0.3 * max(2, len(shown)))
+    figure = new_figure(10, 2.9 + 0.3 * max(2, len(shown)))
     ratios = (1.6, 0.3 * max(2, len(shown)))
     top, map_ = figure.subplots(2, 1, sharex=True, height_ratios=ratios)
     if len(shown) < len(summary.share):
@@ -229,4 +237,4 @@ def attributions(summary: Any, title: str, units: str, season: int, step: int, p
         ticks[len(at) - 1] = "static"
     map_.set_xticks(list(ticks), list(ticks.values()), fontsize=8)
     map_.set_xlabel(f"lag, 1 is the newest row{'; + step of the horizon' if ahead else ''}")
-    figure.savefig(path)
+    save_figure(figure, path)

@@ -17,13 +17,20 @@ from matplotlib.ticker import (
     NullFormatter,
 )
 
+from dlkit.checkpoint import write_atomically
 from dlkit.errors import counted
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure, its sides in inches."""
     figure = Figure(figsize=(width, height), layout="constrained", dpi=110)
     FigureCanvasAgg(figure)
     return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all: a picture that was there before stays whole."""
+    write_atomically(path, lambda file: figure.savefig(file, format="png"))
 
 
 def confusion(answer: np.ndarray, y: np.ndarray, labels: tuple[str, ...], path: Path) -> None:
@@ -32,7 +39,7 @@ def confusion(answer: np.ndarray, y: np.ndarray, labels: tuple[str, ...], path: 
     counts = np.bincount(y * classes + answer, minlength=classes**2).reshape(classes, classes)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = max(4.0, min(16.0, 1.5 + 0.55 * classes))
-    figure = _figure(side + 1, side)
+    figure = new_figure(side + 1, side)
     axes = figure.add_subplot()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="share of the true class", shrink=0.8)
@@ -49,7 +56,7 @@ def confusion(answer: np.ndarray, y: np.ndarray, labels: tuple[str, ...], path: 
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(f"{counted(len(y), 'image')}, {int(np.sum(answer == y)):,} right")
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def mistakes(
@@ -61,14 +68,14 @@ def mistakes(
     wrong = wrong[np.argsort(-confidence[wrong], kind="stable")][:25]
     columns = min(5, max(1, len(wrong)))
     rows = max(1, -(-len(wrong) // columns))
-    figure = _figure(2.1 * columns + 0.3, 2.5 * rows + 0.6)
+    figure = new_figure(2.1 * columns + 0.3, 2.5 * rows + 0.6)
     figure.suptitle("Most confident mistakes" if len(wrong) else "No mistakes")
     for place, i in enumerate(wrong):
         axes = figure.add_subplot(rows, columns, place + 1)
         axes.imshow(x[i].squeeze(), cmap="gray" if x.shape[-1] == 1 else None, vmin=0, vmax=255)
         axes.set_title(f"{labels[answer[i]]} {confidence[i]:.0%}\ntrue: {labels[y[i]]}", fontsize=8)
         axes.set_axis_off()
-    figure.savefig(path)
+    save_figure(figure, path)
     return len(wrong)
 
 
@@ -79,7 +86,7 @@ def reliability(panels: Mapping[str, list[dict[str, float]]], path: Path) -> Non
         panels: bins as `classification.reliability` gives them, by title, side by side.
         path: where the picture goes.
     """
-    figure = _figure(4.4 * len(panels) + 0.4, 5.6)
+    figure = new_figure(4.4 * len(panels) + 0.4, 5.6)
     grid = figure.add_gridspec(2, len(panels), height_ratios=(3, 1))
     for place, (title, bins) in enumerate(panels.items()):
         low, high, rows, confidence, accuracy = (
@@ -102,7 +109,7 @@ def reliability(panels: Mapping[str, list[dict[str, float]]], path: Path) -> Non
         below.bar(low, rows / rows.sum(), high - low, align="edge", color="tab:gray")
         below.axvline(confidence @ rows / rows.sum(), color="black", linewidth=0.8)
         below.set(ylim=(0, 1), ylabel="share of images", xlabel="confidence (line: mean)")
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def overlay(
@@ -116,7 +123,7 @@ def overlay(
         peak: row and column, or None.
         title, path: as they say.
     """
-    figure = _figure(7.0, 3.6)
+    figure = new_figure(7.0, 3.6)
     figure.suptitle(title if heat.any() else f"{title}: no attribution", fontsize=10)
     shown = image.squeeze(-1) if image.shape[-1] == 1 else image
     # A few pixels of integrated gradients are far above the rest.
@@ -132,13 +139,13 @@ def overlay(
             figure.colorbar(drawn, ax=axes, shrink=0.8)
             if peak is not None:
                 axes.plot(peak[1], peak[0], "o", mfc="none", mec="black", ms=12)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def curves(history: Mapping[str, list[tuple[int, float]]], path: Path) -> None:
     """Draw loss and perhaps accuracy, training against validation, `(epoch, value)` pairs by name."""
     shown = [name for name in ("loss", "accuracy") if name in history]
-    figure = _figure(4.5 * len(shown), 3.6)
+    figure = new_figure(4.5 * len(shown), 3.6)
     for place, name in enumerate(shown):
         axes = figure.add_subplot(1, len(shown), place + 1)
         for key, label in ((name, "train"), (f"val_{name}", "validation")):
@@ -148,7 +155,7 @@ def curves(history: Mapping[str, list[tuple[int, float]]], path: Path) -> None:
         axes.set_xlabel("epoch")
         axes.set_title(name)
         axes.legend()
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def comparison(rows: Sequence[Mapping[str, Any]], baselines: Mapping[str, Any], path: Path) -> None:
@@ -160,7 +167,7 @@ def comparison(rows: Sequence[Mapping[str, Any]], baselines: Mapping[str, Any], 
         baselines: as in a report; the best is a dashed line, or words where it lies far below.
         path: where the picture goes.
     """
-    figure = _figure(13, 4.6)
+    figure = new_figure(13, 4.6)
     figure.suptitle("Filled: validation, which ranks. Hollow: test, with its 95 % interval.")
     bar = max((each["metrics"]["accuracy"], name) for name, each in baselines.items())
     values = [row["validation"]["accuracy"] for row in rows]
@@ -210,7 +217,7 @@ def comparison(rows: Sequence[Mapping[str, Any]], baselines: Mapping[str, Any], 
         axes.grid(alpha=0.25)
         axes.margins(x=0.15)
         _label(axes, names)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _label(axes: Any, points: list[tuple[float, float, str, str]]) -> None:
@@ -240,7 +247,7 @@ def _label(axes: Any, points: list[tuple[float, float, str, str]]) -> None:
 
 def range_test(found: Mapping[str, Any], path: Path) -> None:
     """Draw the loss against the learning rate of a range test, with the rate it suggests."""
-    figure = _figure(7, 4)
+    figure = new_figure(7, 4)
     axes = figure.add_subplot()
     losses = np.array([np.nan if v is None else v for v in found["losses"]])
     smoothed = np.array(found["smoothed"])
@@ -256,4 +263,4 @@ def range_test(found: Mapping[str, Any], path: Path) -> None:
     axes.set_xlabel("learning rate")
     axes.set_ylabel("loss")
     axes.legend()
-    figure.savefig(path)
+    save_figure(figure, path)

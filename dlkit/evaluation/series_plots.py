@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
 from dlkit.data.stationarity import correlogram, filled
-from dlkit.evaluation.plots import _figure
+from dlkit.evaluation.forecast_plots import date_axis
+from dlkit.evaluation.plots import new_figure, save_figure
 
 # Targets that are drawn, points of a line, and lags where there is no season.
 DRAWN, POINTS, LAGS = 4, 8000, 60
@@ -40,7 +40,7 @@ def series(
         irregular: stamps off the frequency, and their values `(m, targets)`.
     """
     shown = list(targets)[:DRAWN]
-    figure = _figure(13, 2.9 * len(shown) + 0.3)
+    figure = new_figure(13, 2.9 * len(shown) + 0.3)
     grid = figure.add_gridspec(len(shown), 3, width_ratios=(2.4, 1.3, 1.1))
     for row, target in enumerate(shown):
         line, lags, profile = (figure.add_subplot(grid[row, i]) for i in range(3))
@@ -68,7 +68,7 @@ def series(
             line.set_title("Values, what is missing in red")
             lags.set_title("Autocorrelation, 95 % band")
             profile.set_title("Mean season, band: deviation")
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def _values(axes: Any, index: pd.DatetimeIndex, values: np.ndarray) -> None:
@@ -112,11 +112,7 @@ def _values(axes: Any, index: pd.DatetimeIndex, values: np.ndarray) -> None:
         marker="." if alone else "",
         label="values",
     )
-    axes.margins(x=0.01)
-    dates = AutoDateLocator(minticks=3, maxticks=7)
-    axes.xaxis.set_major_locator(dates)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(dates))
-    axes.grid(alpha=0.3)
+    date_axis(axes)
 
 
 def _correlogram(axes: Any, values: np.ndarray, season: int) -> None:

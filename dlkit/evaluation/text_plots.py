@@ -14,7 +14,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FormatStrFormatter, NullFormatter
 
-from dlkit.evaluation.plots import _figure
+from dlkit.evaluation.plots import new_figure, save_figure
 from dlkit.evaluation.text import LN2, PASSAGE, passages
 
 FONT = "DejaVu Sans Mono"  # comes with matplotlib
@@ -49,7 +49,7 @@ def surprise(text: str, log_probabilities: Any, path: Path) -> None:
     """
     bits = -np.asarray(log_probabilities, np.float64) / LN2
     found, columns = passages(bits * -LN2), PASSAGE + 2 * AROUND
-    figure = _figure(12.5, 0.34 * len(found) + 1.3)
+    figure = new_figure(12.5, 0.34 * len(found) + 1.3)
     axes = figure.add_subplot()
     colours, size = np.full((len(found), columns), np.nan), min(PASSAGE, len(text))
     for row, at in enumerate(found):
@@ -86,7 +86,7 @@ def surprise(text: str, log_probabilities: Any, path: Path) -> None:
         side.tick_params(length=0)
         for spine in side.spines.values():
             spine.set_visible(False)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def attention(maps: Any, labels: Sequence[str], path: Path) -> None:
@@ -104,7 +104,7 @@ def attention(maps: Any, labels: Sequence[str], path: Path) -> None:
     written = t <= LEGIBLE
     # Many maps are drawn smaller, but labels need 6.5 points each.
     side = max(2.0, min(5.0, 14 / columns), 6.5 * t / 72 if written else 0.0)
-    figure = _figure(side * columns + 1.4, side * rows + 1.0)
+    figure = new_figure(side * columns + 1.4, side * rows + 1.0)
     more = f", {rows} of {depth} layers" if rows < depth else ""
     more += f", {columns} of {heads} heads" if columns < heads else ""
     figure.suptitle(f"Attention: each row is a token, and shows which tokens it looks at{more}")
@@ -131,7 +131,7 @@ def attention(maps: Any, labels: Sequence[str], path: Path) -> None:
                 axes.tick_params(axis="x", rotation=0 if max(map(len, names)) == 1 else 90)
             axes.tick_params(length=0, pad=1)
     figure.colorbar(drawn, ax=panels, label="share of attention", shrink=0.6, aspect=30)
-    figure.savefig(path)
+    save_figure(figure, path)
 
 
 def loss_by_position(losses: Any, path: Path) -> None:
@@ -144,7 +144,7 @@ def loss_by_position(losses: Any, path: Path) -> None:
     losses = np.asarray(losses, np.float64)
     t = len(losses)
     places = np.arange(1, t + 1)
-    figure = _figure(7, 4)
+    figure = new_figure(7, 4)
     axes = figure.add_subplot()
     axes.plot(places, losses, ".", markersize=3, color="silver", label="a place")
     # Bins of equal width on the axis, which is logarithmic.
@@ -162,4 +162,4 @@ def loss_by_position(losses: Any, path: Path) -> None:
     axes.set_title(f"Loss by place in windows of {t:,}")
     axes.grid(alpha=0.25)
     axes.legend()
-    figure.savefig(path)
+    save_figure(figure, path)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import shutil
 import tempfile
@@ -15,7 +13,7 @@ from typing import Any
 import click
 
 from dlkit.errors import OptionError
-from pipelines.commands import plain
+from pipelines.commands import plain, write_rows
 from pipelines.forecasting.config import TASK, Config
 from pipelines.forecasting.evaluate import series_of
 from pipelines.forecasting.scoring import calibrated
@@ -114,7 +112,7 @@ def backtest(
         folder = Path(held) / "report"
         folder.mkdir()
         (folder / "report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
-        (folder / "folds.csv").write_text(as_csv(rows), encoding="utf-8")
+        write_rows(table(rows), folder / "folds.csv")
         forecast_plots.folds(rows, folder / "folds.png")
         under = "backtest-refit" if refit else "backtest"
         run.artifacts(folder, under)
@@ -134,6 +132,8 @@ def fold_of(series: Any, number: int, folds: int, refit: bool) -> Any:
     """
     import numpy as np
 
+    from dlkit.data.series import scale_of
+
     horizon, spans = series.spec.horizon, []
     for span in series.spans:
         a, b, c = span.ends
@@ -145,12 +145,8 @@ def fold_of(series: Any, number: int, folds: int, refit: bool) -> Any:
     fold = dataclasses.replace(series, spans=tuple(spans))
     if not refit:
         return fold
-    trained = np.concatenate([series.rows[s.begin : s.ends[0]] for s in spans])
-    deviation = trained.std(0)
-    steady = deviation <= 1e-12 * np.abs(trained).max(0)
-    return dataclasses.replace(
-        fold, mean=trained.mean(0), deviation=np.where(steady, 1.0, deviation)
-    )
+    mean, deviation = scale_of(series.rows, spans)
+    return dataclasses.replace(fold, mean=mean, deviation=deviation)
 
 
 def bounds(fold: Any) -> tuple[Any, Any]:
@@ -174,18 +170,13 @@ def over_all(rows: list[dict[str, Any]], values: list[dict[str, Any]]) -> dict[s
     return {k: float(np.average([v[k] for v in values], weights=weights)) for k in names}
 
 
-def as_csv(rows: list[dict[str, Any]]) -> str:
-    """Lay the folds out as a table, a column for each baseline's squared and scaled error."""
-    text = io.StringIO()
-    flat = [
+def table(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of `folds.csv`, a column for each baseline's squared and scaled error."""
+    return [
         {k: v for k, v in row.items() if k != "baselines"}
         | {f"{n}_{k}": v[k] for n, v in row["baselines"].items() for k in ("mse", "mase")}
         for row in rows
     ]
-    writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return text.getvalue()
 
 
 def show(report: dict[str, Any]) -> str:

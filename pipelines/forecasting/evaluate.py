@@ -13,6 +13,7 @@ import click
 from dlkit.errors import DataError
 from pipelines.commands import outcome, plain
 from pipelines.forecasting.config import TASK, Config, load
+from pipelines.forecasting.rebuilt import scaled_as
 from pipelines.forecasting.result import show
 from pipelines.forecasting.scoring import report_on
 
@@ -81,8 +82,6 @@ def series_of(
     Raises:
         DataError: another frequency than the run's.
     """
-    import numpy as np
-
     from dlkit import tracking
 
     config = Config(**tracking.config_of(run))
@@ -105,9 +104,7 @@ def series_of(
             f"--data {data}: has a row every {series.alias}; the run was trained on every "
             f"{about['frequency']}"
         )
-    mean, deviation = np.array(about["mean"]), np.array(about["deviation"])
-    series = dataclasses.replace(series, mean=mean, deviation=deviation)
-    return data or config.data, series, config.coverage
+    return data or config.data, scaled_as(series, about), config.coverage
 
 
 @click.command("evaluate", help=(evaluate.__doc__ or "").split("\n\n")[0])

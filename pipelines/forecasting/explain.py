@@ -15,7 +15,7 @@ from pipelines.commands import write_rows
 from pipelines.explained import hand_over, to_explain
 from pipelines.forecasting.config import TASK, Config
 from pipelines.forecasting.evaluate import series_of
-from pipelines.forecasting.rebuilt import newest_of, rebuild
+from pipelines.forecasting.rebuilt import newest_of, rebuild, roles_of, without_rows
 from pipelines.forecasting.scoring import scored_split
 
 WINDOWS = 64
@@ -55,7 +55,7 @@ def explain(
     """
     began = time.monotonic()
     from dlkit import tracking
-    from dlkit.data.series_sources import Roles, kind_of
+    from dlkit.data.series_sources import kind_of
     from dlkit.progress import say
 
     if source is not None:
@@ -66,10 +66,7 @@ def explain(
         raise OptionError("--fill and --strict are for DATA; the run's own data keep the run's")
     what = to_explain(ref, TASK, out)
     run, folder, directory, about, checkpoint = what
-    named: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in about["roles"].items()
-    }
-    roles = Roles(**named)
+    roles = roles_of(about)
     horizon = int(about["horizon"])
     if target is not None and target not in roles.targets:
         raise OptionError(
@@ -80,14 +77,16 @@ def explain(
         raise OptionError(f"--step: got {step}; accepted: 1 to {horizon}, the run's horizon")
     number = roles.targets.index(target) if target is not None else 0
 
-    # Windows, in their own units.
+    # Windows, in their own units; a table given needs the run's own no more.
     config = Config(**tracking.config_of(run.id))
-    _, data, _ = series_of(run.id, about, None, None, None, data_dir)
+    data = None if source is None else without_rows(about, config)
+    if data is None:
+        _, data, _ = series_of(run.id, about, None, None, None, data_dir)
     if source is None:
         tracking.same_data(run, data.fingerprint())
         split, given = scored_split(data), None
     else:
-        split, given = None, newest_of(source, about, roles, fill, strict, data_dir, quiet)
+        split, given = None, newest_of(source, about, fill, strict, data_dir, quiet)
 
     from dlkit.runtime import load_tensorflow
 

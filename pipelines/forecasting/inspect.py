@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dlkit.errors import DataError, DlkitError, counted
+from pipelines.explained import copy_all
 from pipelines.forecasting.config import TASK, listed
 from pipelines.forecasting.inspect_words import notes, problems, show
 
@@ -75,7 +75,6 @@ def inspect(
     if any(each.exists() and not each.is_dir() for each in (folder, *folder.parents)):
         raise DataError(f"--out: {folder} is a file; accepted: a folder, perhaps a new one")
 
-    from dlkit.checkpoint import write_atomically
     from dlkit.data.series_inspect import inspect_series
     from dlkit.evaluation import series_plots
 
@@ -145,11 +144,9 @@ def inspect(
                 "seconds": round(time.monotonic() - began, 2),
             }
         )
+        Path(drawn, "report.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(drawn, folder, dirs_exist_ok=True)
-            text = json.dumps(result, indent=2).encode()
-            write_atomically(folder / "report.json", lambda file: file.write(text))
+            copy_all(Path(drawn), folder)
         except OSError as error:
             reason = error.strerror or "cannot be written to"
             raise DataError(f"--out: {folder}: {reason}; accepted: a folder to write to") from None

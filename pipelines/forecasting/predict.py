@@ -12,6 +12,7 @@ import click
 from dlkit.errors import OptionError
 from pipelines.commands import write_rows
 from pipelines.forecasting.config import TASK
+from pipelines.forecasting.rebuilt import roles_of
 
 # Series that are forecast at once, and drawn at most.
 BATCH, DRAWN = 256, 6
@@ -42,16 +43,13 @@ def predict(
     import pandas as pd
 
     from dlkit import export, tracking
-    from dlkit.data.newest import newest
-    from dlkit.data.series_sources import Roles, kind_of
+    from dlkit.data.newest import newest, stacked
+    from dlkit.data.series_sources import kind_of
 
     kind_of(source)
     directory, _ = tracking.export_directory(ref, TASK)
     about = export.read_manifest(directory / "1")
-    named: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in about["roles"].items()
-    }
-    roles = Roles(**named)
+    roles = roles_of(about)
     trained, lookback = int(about["horizon"]), int(about["lookback"])
     steps = horizon or trained
     if steps > trained and roles.past:
@@ -82,15 +80,13 @@ def predict(
     drawn: list[tuple[Any, Any, dict[str, Any]]] = []
     for i in range(0, len(found), BATCH):
         part = found[i : i + BATCH]
-        window = np.stack([each.window for each in part]).astype(np.float32)
+        whole = stacked(part)
+        window = whole["window"]
         parts: dict[str, list[Any]] = {"forecast": [], "lower": [], "upper": []}
         for at in range(0, steps, trained):
-            given = {"window": window}
+            given = {**whole, "window": window}
             if roles.future:
-                ahead = np.stack([each.future[at : at + trained] for each in part])
-                given["future"] = ahead.astype(np.float32)
-            if roles.static:
-                given["static"] = np.stack([each.static for each in part]).astype(np.float32)
+                given["future"] = whole["future"][:, at : at + trained]
             values = answer(**{k: tf.constant(v) for k, v in given.items()})
             for name, each in parts.items():
                 value = values[name].numpy()
@@ -99,10 +95,10 @@ def predict(
                 own = values["forecast"].numpy()
                 more = np.concatenate([own, given["future"]], 2) if roles.future else own
                 window = np.concatenate([window, more], 1)[:, -lookback:]
-        whole = {k: np.concatenate(v, 1)[:, :steps] for k, v in parts.items()}
+        joined = {k: np.concatenate(v, 1)[:, :steps] for k, v in parts.items()}
         for row, each in enumerate(part):
             stamps = pd.date_range(each.last, periods=steps + 1, freq=about["frequency"])[1:]
-            own = {k: v[row] for k, v in whole.items()}
+            own = {k: v[row] for k, v in joined.items()}
             if len(drawn) < DRAWN:
                 drawn.append((each, stamps, own))
             for step in range(steps):
@@ -118,7 +114,13 @@ def predict(
     if plot is not None:
         from dlkit.evaluation import forecast_plots
 
-        forecast_plots.ahead(drawn, roles.targets, about["frequency"], Path(plot).expanduser())
+        path = Path(plot).expanduser()
+        try:
+            forecast_plots.ahead(drawn, roles.targets, about["frequency"], path)
+        except OSError as error:
+            raise OptionError(
+                f"--plot: {path} cannot be written: {error.strerror or error}"
+            ) from None
 
 
 @click.command("predict", help=(predict.__doc__ or "").split("\n\n")[0])

@@ -1,7 +1,8 @@
-"""A run's Keras model, as it was exported, and the newest windows of a table for it."""
+"""What an exported run says of its series, its Keras model again, the newest windows for it."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +11,78 @@ from pipelines.forecasting.config import TASK, Config
 
 # The exported model's forecasts and the rebuilt one's, relative above 1, on so many windows.
 AGREES, CHECKED = 1e-4, 64
+# What of a `SeriesData` an export's manifest holds as numbers.
+SCALE = ("mean", "deviation", "static_mean", "static_deviation")
+
+
+def roles_of(about: dict[str, Any]) -> Any:
+    """Return the roles of columns that an export's manifest tells."""
+    from dlkit.data.series_sources import Roles
+
+    named: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in about["roles"].items()
+    }
+    return Roles(**named)
+
+
+def scaled_as(series: Any, about: dict[str, Any]) -> Any:
+    """Return series with the scale that an export's manifest tells."""
+    import numpy as np
+
+    scale: dict[str, Any] = {name: np.array(about[name]) for name in SCALE if name in about}
+    return dataclasses.replace(series, **scale)
+
+
+def without_rows(about: dict[str, Any], config: Config) -> Any:
+    """Return a run's series as its export's manifest tells them: spec, roles and scale, no rows.
+
+    None where the model has static features and the manifest, an older one, has no scale of them.
+    """
+    import numpy as np
+
+    from dlkit.data.series import SeriesData, spec_of
+
+    roles = roles_of(about)
+    if roles.static and "static_mean" not in about:
+        return None
+    season, quantiles = int(about["season"]), tuple(about["quantiles"])
+    lookback, horizon = int(about["lookback"]), int(about["horizon"])
+    spec = spec_of(roles, lookback, horizon, season, quantiles, config.joint)
+    none = np.zeros(0)
+    return scaled_as(
+        SeriesData(
+            source=config.data,
+            rows=np.zeros((0, spec.input_shape[1])),
+            static=np.zeros((0, spec.static), np.float32),
+            spans=(),
+            spec=spec,
+            roles=roles,
+            alias=about["frequency"],
+            season=season,
+            mean=none,
+            deviation=none,
+            static_mean=none,
+            static_deviation=none,
+        ),
+        about,
+    )
 
 
 def newest_of(
     source: str,
     about: dict[str, Any],
-    roles: Any,
     fill: str | None,
     strict: bool,
     data_dir: str | None,
     quiet: bool,
 ) -> dict[str, Any]:
     """Return what the endpoint takes for the newest window of each series of a table."""
-    import numpy as np
-
-    from dlkit.data.newest import newest
+    from dlkit.data.newest import newest, stacked
     from dlkit.progress import say
 
     found, notes = newest(
         source,
-        roles,
+        roles_of(about),
         alias=about["frequency"],
         lookback=int(about["lookback"]),
         horizon=int(about["horizon"]),
@@ -39,12 +92,7 @@ def newest_of(
     )
     for note in notes:
         say(f"note: {note}", quiet)
-    given = {"window": np.stack([each.window for each in found]).astype(np.float32)}
-    if roles.future:
-        given["future"] = np.stack([each.future for each in found]).astype(np.float32)
-    if roles.static:
-        given["static"] = np.stack([each.static for each in found]).astype(np.float32)
-    return given
+    return stacked(found)
 
 
 def rebuild(
@@ -56,7 +104,7 @@ def rebuild(
         run: a `dlkit.tracking.Run`.
         config: of the run.
         path: its checkpoint, whose best weights are those that were exported.
-        data: its series, which give the spec and the scale.
+        data: gives the spec and the scale.
         directory: of its export.
         given: raw inputs by name, on which both have to forecast alike.
     Raises:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dlkit.errors import OptionError
 from pipelines.forecasting.config import (
     DEFAULT_EPOCHS,
     DEFAULT_PATIENCE,
@@ -16,6 +17,8 @@ from pipelines.forecasting.config import (
 )
 
 LEARNING_RATE = 1e-3
+# Models whose width is shared out among heads.
+ATTENTIVE = ("patchtst", "transformer")
 
 
 def checked(config: Config) -> dict[str, Any]:
@@ -27,11 +30,19 @@ def checked(config: Config) -> dict[str, Any]:
         OptionError, DataError: a name, value or file that is not accepted.
     """
     from dlkit import models
-    from dlkit.data.series_sources import kind_of
 
     builder, implied = models.find(TASK, config.model)
     params = models.check_params(builder, {**implied, **config.params})
+    if builder.name in ATTENTIVE and params["dim"] % params["heads"]:
+        dim, heads = params["dim"], params["heads"]
+        raise OptionError(
+            f"-p dim: {dim} does not divide by the {heads} heads of {builder.name}; "
+            f"accepted: a multiple of {heads}, such as {max(1, round(dim / heads)) * heads}"
+        )
     levels(config.quantiles)
+
+    from dlkit.data.series_sources import kind_of
+
     kind_of(config.data)
     return params
 
@@ -66,17 +77,18 @@ def streams(config: Config, data: Any) -> tuple[Callable, Any, int]:
     static = tf.constant(
         (data.static - data.static_mean) / data.static_deviation, tf.float32
     )  # (series, static)
-    steps = np.arange(lookback + horizon)
+    past, ahead = np.arange(lookback), np.arange(lookback, lookback + horizon)
 
     def windows(starts: Any, owners: Any) -> tuple[Any, Any]:
-        """Gather a batch of windows from their starts: one gather for all."""
-        whole = tf.gather(rows, starts[:, None] + steps)
-        inputs = [whole[:, :lookback]]
+        """Gather a batch of windows from their starts: one gather for each tensor, and no slices."""
+        future = tf.gather(rows, starts[:, None] + ahead)
+        inputs = [tf.gather(rows, starts[:, None] + past)]
         if spec.future:
-            inputs.append(whole[:, lookback:, targets + spec.past :])
+            inputs.append(future[:, :, targets + spec.past :])
         if spec.static:
             inputs.append(tf.gather(static, owners))
-        return tuple(inputs) if len(inputs) > 1 else inputs[0], whole[:, lookback:, :targets]
+        truth = future if targets == future.shape[-1] else future[:, :, :targets]
+        return tuple(inputs) if len(inputs) > 1 else inputs[0], truth
 
     train = data.starts("train")
     batch = min(config.batch_size, len(train[0]))

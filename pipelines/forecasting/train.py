@@ -9,6 +9,7 @@ from typing import Any
 
 from pipelines.commands import as_dict, outcome
 from pipelines.forecasting.config import TASK, Config, load
+from pipelines.forecasting.rebuilt import SCALE
 from pipelines.forecasting.scoring import calibrated, report_on
 from pipelines.forecasting.setup import checked, compiled_model, fitted
 
@@ -120,7 +121,7 @@ def train(
                 | {"lookback": data.spec.input_shape[0], "horizon": data.spec.horizon}
                 | {"frequency": data.alias, "season": data.season, "coverage": config.coverage}
                 | {"roles": data.roles._asdict(), "quantiles": data.spec.quantiles}
-                | {"mean": data.mean.tolist(), "deviation": data.deviation.tolist()},
+                | {name: getattr(data, name).tolist() for name in SCALE},
                 scales=scales(data),
             )
             run.model(folder / "export", position.step)

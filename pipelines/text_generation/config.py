@@ -13,6 +13,9 @@ DEFAULT_MODEL = "transformer"
 DEFAULT_STEPS = 500
 # Models whose layers carry a state from one batch to the next are trained on lanes of the text.
 RECURRENT = ("gru", "lstm", "simple-rnn")
+# Width and heads of the transformer's variants, as `dlkit.models.transformer.VARIANTS` has them: that
+# file needs Keras, and what does not fit is told before it is loaded.
+SIZES = {"base": (128, 4), "nanogpt-cpu": (128, 4), "nanogpt-gpu": (384, 6)}
 
 _LANES = {"batch_size": 32, "context_length": 128}
 # Where a model trains better otherwise than by the defaults; chosen on validation. The nanoGPT ones

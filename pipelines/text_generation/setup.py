@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from dlkit.errors import OptionError
-from pipelines.text_generation.config import DEFAULT_STEPS, RECURRENT, TASK, Config
+from pipelines.text_generation.config import DEFAULT_STEPS, RECURRENT, SIZES, TASK, Config
 
 # Tokens of the validation text that are looked at during training.
 LOOKED_AT = 200_000
@@ -41,6 +41,8 @@ def checked(config: Config) -> dict[str, Any]:
     percentages(config.split)
     builder, implied = models.find(TASK, config.model)
     params = models.check_params(builder, {**implied, **config.params})
+    if builder.name == "transformer":
+        _check_heads(params)
     check_source(config.data, config.data_dir, config.download, config.field)
     if config.vocabulary is not None and config.tokenizer != "bpe":
         raise OptionError(
@@ -58,6 +60,19 @@ def checked(config: Config) -> dict[str, Any]:
             f"{config.batch_size}"
         )
     return params
+
+
+def _check_heads(params: dict[str, Any]) -> None:
+    """Raise an OptionError where the heads of a block do not divide the transformer's width."""
+    dim, heads = SIZES[params["variant"]]
+    dim, blocks = params["dim"] or dim, params["transformer_layers"]
+    for i, block in enumerate(blocks or [{"heads": params["heads"] or heads}]):
+        if dim % block["heads"]:
+            where = f"-p transformer_layers[{i}].heads" if blocks else "-p heads"
+            raise OptionError(
+                f"{where}: got {block['heads']}, which does not divide the width {dim}; "
+                f"accepted: {', '.join(str(n) for n in range(1, dim + 1) if dim % n == 0)}"
+            )
 
 
 def planned(config: Config, tokens: int) -> Plan:
