@@ -23,19 +23,28 @@ from typing import Any
 
 from results_file import ROOT
 
-TORCH_HOME = ROOT / ".peer-torch"
-TORCH_PACKAGES = ("torch==2.13.0", "numpy")
+TORCH = (".peer-torch", "torch==2.13.0", "numpy")
+# Its deep detectors import tqdm without declaring it.
+PYOD = (".peer-pyod", "torch==2.13.0", "pyod==3.6.7", "tqdm")
 
 
 def torch_python() -> Path:
     """Return the Python of PyTorch's own environment, which is made on first use."""
-    python = TORCH_HOME / "bin" / "python"
-    made = TORCH_HOME / "packages.txt"
-    wanted = " ".join(TORCH_PACKAGES)
+    return _python(*TORCH)
+
+
+def pyod_python() -> Path:
+    """Return the Python of PyOD's own environment, which is made on first use."""
+    return _python(*PYOD)
+
+
+def _python(name: str, *packages: str) -> Path:
+    home, wanted = ROOT / name, " ".join(packages)
+    python, made = home / "bin" / "python", home / "packages.txt"
     if not made.exists() or made.read_text() != wanted:
-        print(f"making {TORCH_HOME.name} with {wanted}", file=sys.stderr)
-        venv.create(TORCH_HOME, clear=True, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *TORCH_PACKAGES], check=True)
+        print(f"making {name} with {wanted}", file=sys.stderr)
+        venv.create(home, clear=True, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
         made.write_text(wanted)
     return python
 

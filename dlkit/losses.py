@@ -104,3 +104,16 @@ def pinball(levels: Sequence[float]) -> Any:
         return 2.0 * ops.mean(ops.maximum(level * off, (level - 1.0) * off), (1, 2, 3))
 
     return loss
+
+
+@keras.saving.register_keras_serializable("dlkit")
+def reconstruction(x: Any, answer: Any) -> Any:
+    """Return the mean squared error of each example, float32 `(b,)`, over all of its features."""
+    axes = list(range(1, len(answer.shape)))
+    return ops.mean(ops.square(ops.cast(answer, "float32") - ops.cast(x, "float32")), axes)
+
+
+@keras.saving.register_keras_serializable("dlkit")
+def distance(x: Any, answer: Any) -> Any:
+    """Return the squared length of each answer `(b, d)`, a code minus its centre, float32 `(b,)`."""
+    return ops.sum(ops.square(ops.cast(answer, "float32")), -1)

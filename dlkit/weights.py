@@ -100,7 +100,7 @@ def load_weights(model: Any, weights: str, backbone: str | None = None) -> str:
     try:
         if path.name.endswith(".weights.h5"):
             return _keras_3(model, path)
-        read = {".keras": _model, ".h5": _keras_2, ".npz": _checkpoint}[path.suffix]
+        read = {".keras": _model, ".h5": _keras_2, ".npz": best_weights}[path.suffix]
         found = read(path)
     except (OptionError, CheckpointError):
         raise
@@ -108,6 +108,37 @@ def load_weights(model: Any, weights: str, backbone: str | None = None) -> str:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"--weights: {path} cannot be read: {reason}") from None
     return _assign(model, found, str(path))
+
+
+def take_encoder(model: Any, theirs: Named, source: str) -> str:
+    """Take the layers up to the code, the one named `latent`, where name and shapes are the same.
+
+    Args:
+        model: a detector.
+        theirs: path and value of each weight of another one.
+        source: names it.
+    Returns:
+        A sentence that says how many were taken.
+    Raises:
+        CheckpointError: none is the same.
+    """
+    there = dict(theirs)
+    names = [layer.name for layer in model.layers]
+    encoder = [x for x in model.layers[: names.index("latent") + 1] if x.weights]
+    taken = 0
+    for layer in encoder:
+        pairs = [(v, there.get(v.path)) for v in layer.weights]
+        if all(a is not None and tuple(a.shape) == tuple(v.shape) for v, a in pairs):
+            for v, array in pairs:
+                v.assign(array)
+            taken += 1
+    if not taken:
+        ours = ", ".join(f"{v.path} {_shape(v)}" for layer in encoder for v in layer.weights[:1])
+        found = ", ".join(f"{name} {_shape(array)}" for name, array in theirs[:6])
+        raise CheckpointError(
+            f"{source} has no layer of this encoder, by name and shape; here: {ours}; there: {found}"
+        )
+    return f"{taken} of {len(encoder)} layers of the encoder are from {source}"
 
 
 def head_layers(model: Any) -> list[Any]:
@@ -191,7 +222,15 @@ def _model(path: Path) -> Named:
     return [(v.path, v) for v in keras.models.load_model(path, compile=False).weights]
 
 
-def _checkpoint(path: Path) -> Named:
+def best_weights(path: Path, option: str = "--weights") -> Named:
+    """Return path and value of each weight at the best epoch of a run's checkpoint.
+
+    Args:
+        path: the checkpoint.
+        option: what named it, for messages.
+    Raises:
+        CheckpointError: the file is damaged, or holds no finished epoch.
+    """
     from dlkit import checkpoint
 
     try:
@@ -199,11 +238,11 @@ def _checkpoint(path: Path) -> Named:
     except CheckpointError:
         # Its own advice is for a run's owner: to remove the file.
         raise CheckpointError(
-            f"--weights: {path} is a damaged dlkit checkpoint; accepted: {ACCEPTED}"
+            f"{option}: {path} is a damaged dlkit checkpoint; accepted: {ACCEPTED}"
         ) from None
     best = groups.get("best")
     if not best:
-        raise CheckpointError(f"--weights: {path} holds no finished epoch")
+        raise CheckpointError(f"{option}: {path} holds no finished epoch")
     # The best weights are the model's variables, which come first among the live ones.
     pairs = [(name, array) for (name, _), (_, array) in zip(groups["live"], best, strict=False)]
     return [(name, array) for name, array in pairs if "seed_generator" not in name]

@@ -26,6 +26,10 @@ COMMANDS = {
         "pipelines.forecasting:commands",
         "Forecast time series: train, evaluate, backtest, predict.",
     ),
+    "anomaly-detection": (
+        "pipelines.anomaly_detection:commands",
+        "Find what is not normal: train, evaluate, predict, explain.",
+    ),
     "serve": ("pipelines.serve:serve", "Serve exported models over HTTP."),
     "runs": ("pipelines.runs:runs", "List, show, compare, register and deliver runs."),
     "models": ("pipelines.models:models", "List the models of each task, or one's parameters."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,7 +86,7 @@ def read(source: str, data_dir: str | None = None, download: bool = True) -> pd.
             if frame.index.name is not None or isinstance(frame.index, pd.DatetimeIndex):
                 frame = frame.reset_index()
         else:
-            frame = pd.DataFrame(_json_lines(path))
+            frame = pd.DataFrame(json_lines(path))
     except (ValueError, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"--data {source}: cannot be read as {kind}: {reason}") from None
@@ -96,9 +96,13 @@ def read(source: str, data_dir: str | None = None, download: bool = True) -> pd.
     return frame
 
 
-def _json_lines(path: Path) -> list[dict]:
+def json_lines(path: Path) -> list[dict]:
     """Read an object a line."""
-    found = []
+    return list(json_rows(path))
+
+
+def json_rows(path: Path) -> Iterator[dict]:
+    """Read an object a line, one by one."""
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -110,8 +114,7 @@ def _json_lines(path: Path) -> list[dict]:
                 raise ValueError(f"line {number} is no JSON: {reason}") from None
             if not isinstance(row, dict):
                 raise ValueError(f"line {number} holds no object")
-            found.append(row)
-    return found
+            yield row
 
 
 def _built_in(name: str) -> pd.DataFrame:
@@ -186,7 +189,7 @@ def find_roles(frame: pd.DataFrame, asked: Roles, where: str) -> Roles:
             if name in taken:
                 raise DataError(f"{flag}: '{name}' is given by {taken[name]} already")
             taken[name] = flag
-    time = asked.time or _time_column(frame, [c for c in columns if c not in taken], where)
+    time = asked.time or time_column(frame, [c for c in columns if c not in taken], where)
     series_id = asked.series_id
     if series_id is None and where.startswith("--data tfds:"):
         series_id = "series"
@@ -224,7 +227,7 @@ def _check_numbers(column: pd.Series, name: str, flag: str, where: str) -> None:
     )
 
 
-def _time_column(frame: pd.DataFrame, free: Sequence[str], where: str) -> str:
+def time_column(frame: pd.DataFrame, free: Sequence[str], where: str) -> str:
     """Return the column of stamps: by its type or name, else the first that reads as stamps."""
     for name in free:
         if pd.api.types.is_datetime64_any_dtype(frame[name]) or name.lower() in TIME_NAMES:

@@ -88,6 +88,20 @@ class SeriesSpec(Spec):
 
 
 @dataclass(frozen=True)
+class DetectorSpec(Spec):
+    """What a builder of an anomaly detector is given.
+
+    `input_shape` is `(features,)` of a table, `(window, channels)` of series, `(h, w, c)` of images;
+    `outputs` is their product.
+
+    Attributes:
+        kind: "table", "series" or "images".
+    """
+
+    kind: str = "table"
+
+
+@dataclass(frozen=True)
 class Split:
     """Rows of one split.
 

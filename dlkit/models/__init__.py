@@ -52,6 +52,17 @@ MODELS: dict[str, dict[str, str]] = {
         "tcn": "dlkit.models.tcn:tcn",
         "transformer": "dlkit.models.forecast_transformer:transformer",
     },
+    "anomaly-detection": {
+        "autoencoder": "dlkit.models.autoencoder:autoencoder",
+        "conv-autoencoder": "dlkit.models.conv_autoencoder:conv_autoencoder",
+        "deep-svdd": "dlkit.models.deep_svdd:deep_svdd",
+        "denoising-autoencoder": "dlkit.models.autoencoder:denoising_autoencoder",
+        "forecaster": "dlkit.models.window_forecaster:forecaster",
+        "lstm-autoencoder": "dlkit.models.window_autoencoders:lstm_autoencoder",
+        "sparse-autoencoder": "dlkit.models.autoencoder:sparse_autoencoder",
+        "usad": "dlkit.models.usad:usad",
+        "vae": "dlkit.models.autoencoder:vae",
+    },
     "text-generation": {
         "gru": "dlkit.models.rnn:gru",
         "lstm": "dlkit.models.rnn:lstm",
@@ -62,8 +73,8 @@ MODELS: dict[str, dict[str, str]] = {
 # Builders of models that take raw pixels in [0, 255] and prepare them themselves.
 RAW_PIXELS = {"applications"}
 # Ranges of parameters, by name; other whole numbers are at least 1, other numbers above 0.
-SHARES = {"dropout", "head_dropout", "stochastic_depth"}
-FROM_ZERO = {"input_noise", "l1", "l2", "whitening", ("mlp", "depth")}
+SHARES = {"dropout", "head_dropout", "masked", "stochastic_depth"}
+FROM_ZERO = {"beta", "input_noise", "l1", "l2", "noise", "whitening", ("mlp", "depth")}
 # What an annotation may name; evaluated without any builtins.
 ANNOTATIONS = {
     "int": int, "float": float, "bool": bool, "str": str, "list": list, "tuple": tuple,
@@ -295,6 +306,8 @@ def build(
     builder, implied = find(task, model)
     net = builder.load()(spec, **check_params(builder, {**implied, **(params or {})}))
     wanted = (None, spec.outputs) if task == "text-generation" else (spec.outputs,)
+    if task == "anomaly-detection":
+        wanted = detected(net, spec)
     if task == "forecasting":
         wanted = getattr(spec, "output_shape", wanted)
     if tuple(net.output_shape[1:]) != wanted:
@@ -302,3 +315,19 @@ def build(
             f"{model} gives outputs of shape {tuple(net.output_shape[1:])}; the data needs {wanted}"
         )
     return net
+
+
+def detected(net: keras.Model, spec: Spec) -> tuple[int, ...]:
+    """Return the shape that a detector's answer has to have.
+
+    It reconstructs its input, or, with a layer named `centre`, it says how far its code is from it.
+
+    Raises:
+        SpecError: there is no layer named `latent`.
+    """
+    names = {layer.name for layer in net.layers}
+    if "latent" not in names:
+        raise SpecError(
+            f"{net.name} has no layer named 'latent', which a detector reads its code of"
+        )
+    return tuple(net.output_shape[1:]) if "centre" in names else tuple(spec.input_shape)

@@ -1,0 +1,150 @@
+"""The recipe: examples, models, run, fit, calibrate, evaluate, export."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from typing import Any
+
+from pipelines.anomaly_detection.config import TASK, Config, load
+from pipelines.anomaly_detection.setup import checked, compiled_model, fitted
+from pipelines.anomaly_detection.starting import source_of, start_from
+from pipelines.commands import as_dict, outcome
+
+
+def train(config: Config, resume: str | None = None, quiet: bool = False) -> dict[str, Any]:
+    """Train an anomaly detector on normal rows, score it on the others and export it."""
+    began = time.monotonic()
+
+    params = checked(config)
+
+    from dlkit import tracking
+    from dlkit.progress import say
+    from dlkit.runtime import load_tensorflow
+
+    tracking.client()
+    if config.init_from is not None and resume is None:
+        config = dataclasses.replace(config, init_from=source_of(config.init_from))
+    load_tensorflow(keras=True)
+    data = load(config)
+
+    from dlkit import export, health, training
+    from dlkit.detection import centre
+    from dlkit.detection.detector import Detector
+    from dlkit.detection.parity import held_out, scales
+    from dlkit.evaluation import plots
+    from dlkit.evaluation.anomaly_report import anomaly_report
+
+    say(data.describe(), quiet)
+    for note in data.notes:
+        say(f"note: {note}", quiet)
+    if config.init_from is not None and resume is None:
+        say(start_from(config.init_from, compiled_model(config, data.spec, config.seed)), quiet)
+
+    # Run.
+    if resume is None:
+        run = tracking.start_run(
+            TASK,
+            {**{k: v for k, v in as_dict(config).items() if k != "params"}, **params},
+            {"dlkit.model": config.model, "dlkit.data": config.data}
+            | {tracking.FINGERPRINT_TAG: data.fingerprint()},
+            name=f"{config.model} on {config.data}",
+        )
+    else:
+        run = tracking.resume_run(TASK, resume)
+        tracking.same_data(run, data.fingerprint())
+    folder = tracking.checkpoint_folder(run.id)
+
+    with tracking.recorded(run):
+        notes = folder / "log"
+        notes.mkdir(exist_ok=True)
+        (notes / "environment.json").write_text(json.dumps(tracking.environment(), indent=1))
+        (notes / "config.json").write_text(json.dumps(as_dict(config), indent=1))
+        shutil.copyfile(notes / "config.json", folder / "config.json")
+        run.artifacts(notes)
+
+        # Fit: one model, or an ensemble, whose later members are logged under names of their own.
+        models, positions, heard, found = [], [], [], {}
+        for i in range(config.ensemble):
+            say(f"run {run.id}  {config.model}, seed {config.seed + i}", quiet)
+            label = f"member_{i + 1}_" if i else ""
+
+            def logged(epoch: int, logs: dict[str, float], label: str = label) -> None:
+                run.metrics(epoch, {label + name: value for name, value in logs.items()})
+
+            model, position = fitted(
+                config,
+                data,
+                folder / ("checkpoint.npz" if i == 0 else f"checkpoint-{i + 1}.npz"),
+                seed=config.seed + i,
+                time_limit=config.time_limit and config.time_limit / config.ensemble,
+                on_epoch=logged,
+                on_save=run.flush,
+                quiet=quiet,
+            )
+            models.append(model)
+            positions.append(position)
+            say(f"best epoch {position.best_epoch}; training ended: {position.finished}", quiet)
+            found, words, tags = health.told(position, folder / "report")
+            heard += words
+            if any(layer.name == "centre" for layer in model.layers):
+                heard += centre.told(model, data)
+            run.tags(tags)
+        first, steps = positions[0], sum(position.step for position in positions)
+
+        # Calibrate on held-out rows, evaluate on the test rows.
+        detector = Detector(
+            models,
+            data,
+            score=config.score,
+            rate=config.false_positive_rate,
+            method=config.threshold,
+        )
+        report = anomaly_report(
+            data,
+            detector.scores(data.test.at),
+            detector.held_out,
+            detector.threshold,
+            folder / "report",
+            rate=config.false_positive_rate,
+            method=config.threshold,
+            notes=[*heard, *detector.notes],
+            about={"run": run.id, "task": TASK, "model": config.model, "data": config.data}
+            | {"best_epoch": first.best_epoch, "steps": steps}
+            | {"training_seconds": sum(position.seconds for position in positions)}
+            | {"parameters": sum(model.count_params() for model in models)}
+            | found,
+        )
+        plots.curves(run.history(("loss", "val_loss")), folder / "report" / "curves.png")
+        run.artifacts(folder / "report")
+        run.metrics(first.best_epoch, {f"test_{k}": v for k, v in report["metrics"].items()})
+
+        # Export.
+        if not run.exported(steps):
+            requests, expected = held_out(detector)
+            shutil.rmtree(folder / "export", ignore_errors=True)
+            export.save(
+                detector,
+                folder / "export",
+                task=TASK,
+                requests=requests,
+                expected=expected,
+                about={"run": run.id, "model": config.model, "data": config.data}
+                | {"kind": data.spec.kind, "input_shape": data.spec.input_shape}
+                | {"feature_names": data.columns, **data.about}
+                | {"threshold": detector.threshold, "threshold_method": config.threshold}
+                | {"score": config.score, "held_out": len(data.holdout)}
+                | {"false_positive_rate": config.false_positive_rate},
+                scales=scales(detector),
+            )
+            run.model(folder / "export", steps)
+        run.tags({"dlkit.weights": "-".join(training.weights_hash(model) for model in models)})
+
+    result = outcome(report, run.artifact("report.json"), run.export(), began)
+    shutil.rmtree(folder / "report", ignore_errors=True)
+    shutil.rmtree(folder / "export", ignore_errors=True)
+    if run.spooling:
+        say(f"note: the store failed ({run.spooling}); deliver with: dlkit runs sync", quiet)
+    return result
