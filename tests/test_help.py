@@ -70,6 +70,8 @@ def test_help_loads_nothing_heavy(words: tuple[str, ...]) -> None:
         ["image-classification", "train", "--config", "absent.toml"],
         ["image-classification", "compare", "--models", "mlp,lenet,renset"],
         ["image-classification", "compare", "-p", "filtres=3"],
+        ["anomaly-detection", "train", "--model", "autoencodr"],
+        ["anomaly-detection", "train", "-p", "encodr=[8]"],
         ["models", "resnett"],
     ],
 )

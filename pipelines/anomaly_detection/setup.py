@@ -30,7 +30,6 @@ def checked(config: Config) -> dict[str, Any]:
         OptionError, DataError: a name, value or file that is not accepted.
     """
     from dlkit import models
-    from dlkit.data.tables import kind_of
 
     builder, implied = models.find(TASK, config.model)
     params = models.check_params(builder, {**implied, **config.params})
@@ -51,6 +50,9 @@ def checked(config: Config) -> dict[str, Any]:
         return params
     if config.data == "digits" or config.data.startswith("tfds:") or Path(config.data).is_dir():
         raise OptionError(f"--data {config.data}: of images, say which are normal: --normal-class")
+
+    from dlkit.data.tables import kind_of
+
     kind_of(config.data)
     return params
 
