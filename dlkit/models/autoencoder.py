@@ -14,7 +14,7 @@ from keras import layers
 
 from dlkit.data.spec import DetectorSpec
 from dlkit.errors import SpecError
-from dlkit.models.codes import GaussianCode, Masking, Sparsity
+from dlkit.models.codes import GaussianCode, Masking, Sparsity, at_most_2
 
 ACTIVATION = "silu"
 
@@ -179,12 +179,13 @@ def vae(
         SpecError: an empty list.
     Reference:
         Kingma & Welling 2014, arXiv:1312.6114, equation 10; An & Cho 2015, SNU Data Mining Center
-        (as a detector). Departs from them: the decoder's variance is fixed.
+        (as a detector). Departs from them: the decoder's variance is fixed, the log variance of a code
+        bounded by 2.
     """
 
     def code(x: Any, d: int) -> Any:
         mean = layers.Dense(d, name="latent")(x)
-        log_variance = layers.Dense(d, name="log_variance")(x)
+        log_variance = layers.Dense(d, at_most_2, name="log_variance")(x)
         share = 2.0 * variance / spec.outputs
         return GaussianCode(variance, beta * share, name="code")([mean, log_variance])
 

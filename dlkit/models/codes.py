@@ -66,6 +66,15 @@ class Sparsity(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("dlkit")
+def at_most_2(x: Any) -> Any:
+    """Return what is smoothly bounded by 2 from above; far below 2 it stays as it is.
+
+    An untrained net may give a far-off row a log variance whose exponential is the whole loss.
+    """
+    return 2.0 - ops.softplus(2.0 - x)
+
+
+@keras.saving.register_keras_serializable("dlkit")
 class GaussianCode(keras.layers.Layer):
     """Draw a code from its mean and log variance, `(b, d)` each, and add its divergence to the loss.
 
