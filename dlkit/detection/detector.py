@@ -18,9 +18,9 @@ from dlkit.detection.thresholds import threshold
 
 # Share of the held-out scores, and least number, whose tail is continued by an exponential one.
 TAIL, FEWEST_TAIL = 0.1, 20
-# Distance to neighbours is what most often tells, on tables of few columns above all: it counts four
-# times in the fusion (chosen on two splits of seven tables, see `benchmarks/anomaly_detection.py`).
-WEIGHTS = {"neighbours": 4.0}
+# What counts how much in the fusion, by kind; else 1. Distance to neighbours is what most often tells
+# on tables of few columns (chosen on two splits of seven tables, see `benchmarks/anomaly_detection.py`).
+WEIGHTS = {"table": {"neighbours": 4.0}}
 
 
 class Rank(tf.Module):
@@ -136,8 +136,9 @@ class Detector(tf.Module):
                 sums[name] = sums.get(name, 0.0) + ranks[name](value)
         found = {name: value / len(self.members) for name, value in sums.items()}
         fused = [name for name in FUSED if name in found]
-        total = sum(WEIGHTS.get(name, 1.0) for name in fused)
-        found["fusion"] = sum(WEIGHTS.get(name, 1.0) * found[name] for name in fused) / total
+        weights = WEIGHTS.get(self.data.spec.kind, {})
+        total = sum(weights.get(name, 1.0) for name in fused)
+        found["fusion"] = sum(weights.get(name, 1.0) * found[name] for name in fused) / total
         return found | {"score": found[self.score]}
 
     def answer(self, x: Any) -> dict[str, Any]:
