@@ -152,6 +152,18 @@ def test_trains_and_survives_the_keras_format(row: Row, kind: str, tmp_path: Pat
 
 
 @BY_ROW
+def test_variables_have_the_same_names_each_time(row: Row) -> None:
+    """A checkpoint tells them by their names, and other models may be built before it is read."""
+
+    def names() -> list[str]:
+        model = compiled(row, row.kinds[0])
+        model.optimizer.build(model.trainable_variables)
+        return [v.path for v in (*model.variables, *model.optimizer.variables)]
+
+    assert names() == names()
+
+
+@BY_ROW
 def test_learns_what_the_examples_have_in_common(row: Row) -> None:
     kind = row.kinds[0]
     model, x, new = compiled(row, kind), examples(kind, 256), examples(kind, 64, seed=1)

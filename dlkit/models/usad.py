@@ -111,13 +111,16 @@ def usad(
     inputs = keras.Input(spec.input_shape, name="example")
     x = layers.Flatten(name="flat")(inputs)  # (b, n)
     flat = keras.Input((spec.outputs,), name="row")
-    hidden = dense_stack(flat, widths[:-1], activation, "hidden")
-    encode = keras.Model(flat, layers.Dense(widths[-1])(hidden), name="encoder")
+    hidden = dense_stack(flat, widths[:-1], activation, "encoder_hidden")
+    encode = keras.Model(
+        flat, layers.Dense(widths[-1], name="encoder_code")(hidden), name="encoder"
+    )
 
     def decoder(name: str) -> keras.Model:
         code = keras.Input((widths[-1],))
-        y = dense_stack(code, widths[-2::-1], activation, "hidden")
-        y = Bounded(bound)(layers.Dense(spec.outputs)(y))
+        # Names of their own: a checkpoint tells variables, and the optimiser's, by them.
+        y = dense_stack(code, widths[-2::-1], activation, f"{name}_hidden")
+        y = Bounded(bound)(layers.Dense(spec.outputs, name=f"{name}_output")(y))
         return keras.Model(code, y, name=name)
 
     first, second = decoder("first_decoder"), decoder("second_decoder")
