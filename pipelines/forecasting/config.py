@@ -18,8 +18,8 @@ DEFAULT_EPOCHS, DEFAULT_STEPS, DEFAULT_PATIENCE = 30, 1500, 10
 # ETTh1, sunspots, elnino and co2 among 1e-3, 5e-3, 1e-2 and 3e-2. Linear maps of a window are badly
 # conditioned: at 1e-3 they are far from their best when the steps are done.
 PRESETS: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("linear", "dlinear", "nlinear"), {"learning_rate": 1e-2}),
-    **dict.fromkeys(("mlp", "patchtst"), {"learning_rate": 5e-3}),
+    **{name: {"learning_rate": 1e-2} for name in ("linear", "dlinear", "nlinear")},
+    **{name: {"learning_rate": 5e-3} for name in ("mlp", "patchtst")},
 }
 
 
