@@ -102,15 +102,21 @@ def test_odd_columns_are_told_and_harmless(tmp_path: Path) -> None:
     path = table(
         tmp_path / "rows.csv",
         same=3.0, name=[f"row {i}" for i in range(200)], empty=np.nan,
-        colour=["red", "blue"] * 100, gaps=np.where(np.arange(200) % 7, 1.0 * np.arange(200), np.nan),
+        colour=["red", "blue"] * 100, number=np.arange(200), gaps=np.where(np.arange(200) % 7, 1.0 * np.arange(200), np.nan),
     )  # fmt: skip
     data = load_table(str(path), **{**DEFAULTS, "label": "kind", "normal": ("ok",)})
     told = " ".join(data.notes)
-    for words in ("'same'", "'name' holds 200 different names", "'empty' holds nothing", "missing"):
+    for words in (
+        "'same'",
+        "'name' holds 200 different names",
+        "'empty' holds nothing",
+        "missing",
+        "--ignore number",
+    ):
         assert words in told
-    assert data.columns == ("a", "b", "same", "gaps", "colour")
-    # Four numbers, one of which says where it was missing; two colours and any other.
-    assert data.spec.input_shape == (4 + 1 + 3,)
+    assert data.columns == ("a", "b", "same", "number", "gaps", "colour")
+    # Five numbers, one of which says where it was missing; two colours and any other.
+    assert data.spec.input_shape == (5 + 1 + 3,)
     x = data.arrays(data.test.at)[0]
     assert np.isfinite(x).all() and (x[:, 2] == 0).all()
     unseen = {k: v[:1] for k, v in data.inputs(data.test.at).items()} | {

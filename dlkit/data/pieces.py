@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from dlkit.data import tables
-from dlkit.data.series_sources import json_rows
+from dlkit.data.table_files import json_rows
 from dlkit.data.tables import Columns
 from dlkit.errors import DataError, counted, some_of
 

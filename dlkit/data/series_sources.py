@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from dlkit.data import table_files
 from dlkit.data.calendar import offsets, stamps
+from dlkit.data.table_files import ENDINGS
 from dlkit.errors import DataError, counted, nearest, one_of
 
 BUILT_IN = ("sunspots", "elnino", "co2")
-ENDINGS = {".csv": "csv", ".parquet": "parquet", ".jsonl": "jsonl"}
 # Series and stamps that are named where many are meant.
 NAMED = 3
 TIME_NAMES = ("time", "date", "datetime", "timestamp", "ds", "month", "year")
@@ -46,25 +44,13 @@ def kind_of(source: str) -> str:
     Returns:
         "built-in", "tfds", "csv", "parquet" or "jsonl".
     Raises:
-        DataError: no such built-in or file, a file of another kind, or an empty one.
+        DataError: see `table_files.kind_of`.
     """
-    if source.startswith("tfds:"):
-        return "tfds"
-    if "/" not in source and os.sep not in source and not Path(source).suffix:
-        if source not in BUILT_IN:
-            raise DataError(
-                f"--data: no built-in source '{source}'{nearest(source, BUILT_IN)}; accepted: "
-                f"{one_of(BUILT_IN)}, tfds:NAME, or a .csv, .parquet or .jsonl file"
-            )
-        return "built-in"
-    path = Path(source).expanduser()
-    if not path.is_file():
-        raise DataError(f"--data: no file {source}")
-    if path.suffix.lower() not in ENDINGS:
-        raise DataError(f"--data {source}: accepted: a .csv, .parquet or .jsonl file")
-    if not path.stat().st_size:
-        raise DataError(f"--data {source}: is empty")
-    return ENDINGS[path.suffix.lower()]
+    return (
+        "tfds"
+        if source.startswith("tfds:")
+        else table_files.kind_of(source, BUILT_IN, ENDINGS, "tfds:NAME, ")
+    )
 
 
 def read(source: str, data_dir: str | None = None, download: bool = True) -> pd.DataFrame:
@@ -73,48 +59,12 @@ def read(source: str, data_dir: str | None = None, download: bool = True) -> pd.
     Raises:
         DataError: see `kind_of`; a file that cannot be parsed; a table without rows.
     """
-    kind, path = kind_of(source), Path(source).expanduser()
+    kind = kind_of(source)
     if kind == "built-in":
         return _built_in(source)
     if kind == "tfds":
         return _tfds(source.removeprefix("tfds:"), data_dir, download)
-    try:
-        if kind == "csv":
-            frame = pd.read_csv(path)
-        elif kind == "parquet":
-            frame = pd.read_parquet(path)
-            if frame.index.name is not None or isinstance(frame.index, pd.DatetimeIndex):
-                frame = frame.reset_index()
-        else:
-            frame = pd.DataFrame(json_lines(path))
-    except (ValueError, OSError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"--data {source}: cannot be read as {kind}: {reason}") from None
-    frame.columns = [str(name) for name in frame.columns]
-    if not len(frame):
-        raise DataError(f"--data {source}: has no rows")
-    return frame
-
-
-def json_lines(path: Path) -> list[dict]:
-    """Read an object a line."""
-    return list(json_rows(path))
-
-
-def json_rows(path: Path) -> Iterator[dict]:
-    """Read an object a line, one by one."""
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                reason = str(error).partition(":")[0]
-                raise ValueError(f"line {number} is no JSON: {reason}") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"line {number} holds no object")
-            yield row
+    return table_files.read(source, kind)
 
 
 def _built_in(name: str) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dlkit.data.series_sources import json_lines
+from dlkit.data import table_files
 from dlkit.errors import DataError, counted, nearest, one_of
 
 BUILT_IN = ("breast-cancer",)
-ENDINGS = {".csv": "csv", ".parquet": "parquet", ".jsonl": "jsonl", ".npz": "npz"}
+ENDINGS = {**table_files.ENDINGS, ".npz": "npz"}
 # Names of columns and values that are listed where many are meant.
 NAMED = 5
 # A column of names with more than this many of them says who a row is, not what it is like.
@@ -61,23 +60,9 @@ def kind_of(source: str) -> str:
     Returns:
         "built-in", "csv", "parquet", "jsonl" or "npz".
     Raises:
-        DataError: no such built-in or file, a file of another kind, or an empty one.
+        DataError: see `table_files.kind_of`.
     """
-    if "/" not in source and os.sep not in source and not Path(source).suffix:
-        if source not in BUILT_IN:
-            raise DataError(
-                f"--data: no built-in table '{source}'{nearest(source, BUILT_IN)}; accepted: "
-                f"{one_of(BUILT_IN)}, or a .csv, .parquet, .jsonl or .npz file"
-            )
-        return "built-in"
-    path = Path(source).expanduser()
-    if not path.is_file():
-        raise DataError(f"--data: no file {source}")
-    if path.suffix.lower() not in ENDINGS:
-        raise DataError(f"--data {source}: accepted: a .csv, .parquet, .jsonl or .npz file")
-    if not path.stat().st_size:
-        raise DataError(f"--data {source}: is empty")
-    return ENDINGS[path.suffix.lower()]
+    return table_files.kind_of(source, BUILT_IN, ENDINGS)
 
 
 def read(source: str) -> tuple[pd.DataFrame, str | None]:
@@ -89,25 +74,12 @@ def read(source: str) -> tuple[pd.DataFrame, str | None]:
     Raises:
         DataError: see `kind_of`; a file that cannot be parsed; a table without rows.
     """
-    kind, path = kind_of(source), Path(source).expanduser()
+    kind = kind_of(source)
     if kind == "built-in":
         return _breast_cancer(), "diagnosis"
     if kind == "npz":
-        return _arrays(path, source)
-    try:
-        if kind == "csv":
-            frame = pd.read_csv(path)
-        elif kind == "parquet":
-            frame = pd.read_parquet(path)
-        else:
-            frame = pd.DataFrame(json_lines(path))
-    except (ValueError, OSError, UnicodeDecodeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"--data {source}: cannot be read as {kind}: {reason}") from None
-    frame.columns = [str(name) for name in frame.columns]
-    if not len(frame):
-        raise DataError(f"--data {source}: has no rows")
-    return frame, None
+        return _arrays(Path(source).expanduser(), source)
+    return table_files.read(source, kind), None
 
 
 def _breast_cancer() -> pd.DataFrame:
@@ -238,6 +210,10 @@ def find_columns(
             notes.append(f"column '{name}' holds nothing and is left out")
         elif pd.api.types.is_bool_dtype(column) or pd.api.types.is_numeric_dtype(column):
             numeric.append(name)
+            if column.is_unique and (column.diff().dropna() == 1).all() and len(frame) > NAMED:
+                notes.append(
+                    f"column '{name}' counts the rows; if it only names them: --ignore {name}"
+                )
         elif pd.api.types.is_datetime64_any_dtype(column):
             notes.append(f"column '{name}' holds stamps and is left out")
         else:
