@@ -205,6 +205,28 @@ def test_arrays_of_other_shapes_are_refused(tmp_path: Path) -> None:
             load_table(str(tmp_path / "rows.npz"), **DEFAULTS)
 
 
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--model", "lstm-autoencoder"], "reads windows of series"),
+        (["--score", "distance"], "--score: autoencoder has no 'distance'; accepted: fusion, mah"),
+    ],
+)
+def test_what_does_not_fit_leaves_no_run(
+    dlkit: Runs, here: Path, more: list[str], words: str
+) -> None:
+    path = str(table(here / "rows.csv"))
+    done = dlkit(TASK, "train", "--data", path, "--label", "kind", "--normal", "ok", *more)
+    assert done.code == 2 and words in done.err
+    assert not list((here / "mlruns").glob("checkpoints/*"))
+
+
+def test_what_is_no_archive_is_told(tmp_path: Path) -> None:
+    (tmp_path / "rows.npz").write_bytes(b"junk")
+    with pytest.raises(DataError, match=r"is no \.npz of plain arrays"):
+        load_table(str(tmp_path / "rows.npz"), **DEFAULTS)
+
+
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason=f"no real data at {REAL_DATA}")
 @pytest.mark.slow
 def test_a_real_table_beats_chance_by_far(dlkit: Runs) -> None:

@@ -13,7 +13,7 @@ from dlkit.data.anomalies import FEWEST, HELD_OUT, TRAINED, AnomalyData, Example
 from dlkit.data.anomaly_tables import said_of_labels
 from dlkit.data.calendar import NAMED, frequency, short_stamp, stamps
 from dlkit.data.spec import DetectorSpec
-from dlkit.errors import DataError, counted, nearest
+from dlkit.errors import DataError, counted, nearest, some_of
 
 # Steps of a window unless said, and least.
 WINDOW, SHORTEST = 64, 4
@@ -92,7 +92,7 @@ def load_windows(
             if name not in frame:
                 raise DataError(
                     f"{flag}: {where} has no column '{name}'{nearest(name, frame.columns)}; it "
-                    f"has: {tables.listed(frame.columns)}"
+                    f"has: {some_of(list(frame.columns))}"
                 )
     y = tables.labels(frame, label, normal, where)
     free = [c for c in frame.columns if c not in (label, *channels)]
@@ -210,7 +210,7 @@ def filled(
             tables.inputs(frame, tables.Columns((name,), {}), where)  # says which row is no number
         notes.append(f"column '{name}' holds no numbers and is left out")
     if not columns.numeric:
-        raise DataError(f"{where}: no channel of numbers; it has: {tables.listed(frame)}")
+        raise DataError(f"{where}: no channel of numbers; it has: {some_of(list(frame.columns))}")
     plain = tables.Columns(columns.numeric, {})
     values = pd.DataFrame(tables.inputs(frame, plain, where)["rows"], columns=columns.numeric)
     for name in values:

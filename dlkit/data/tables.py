@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from dlkit.data import table_files
-from dlkit.errors import DataError, counted, nearest, one_of
+from dlkit.errors import DataError, counted, nearest, one_of, some_of
 
 BUILT_IN = ("breast-cancer",)
 ENDINGS = {**table_files.ENDINGS, ".npz": "npz"}
-# Names of columns and values that are listed where many are meant.
-NAMED = 5
+# Fewer rows may differ in every name without being names of rows.
+FEW = 5
 # A column of names with more than this many of them says who a row is, not what it is like.
 MOST_CATEGORIES = 100
 
@@ -97,9 +98,10 @@ def _arrays(path: Path, source: str) -> tuple[pd.DataFrame, str | None]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"--data {source}: cannot be read as npz: {reason}") from None
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile):
+        raise DataError(
+            f"--data {source}: is no .npz of plain arrays, as numpy.savez writes it"
+        ) from None
     x, y = arrays.get("X"), arrays.get("y")
     if x is None or x.ndim != 2 or x.dtype.kind not in "fiub":
         got = f"an X of shape {x.shape} and type {x.dtype}" if x is not None else one_of(arrays)
@@ -141,7 +143,7 @@ def labels(
     if label not in frame:
         raise DataError(
             f"--label: {where} has no column '{label}'{nearest(label, frame.columns)}; it has: "
-            f"{listed(frame.columns)}"
+            f"{some_of(list(frame.columns))}"
         )
     column = frame[label]
     missing = np.flatnonzero(column.isna())
@@ -157,13 +159,13 @@ def labels(
     chosen = list(normal) or usual
     if not chosen:
         raise DataError(
-            f"--normal: name the values of '{label}' that are normal; it holds: {listed(known)}"
+            f"--normal: name the values of '{label}' that are normal; it holds: {some_of(known)}"
         )
     for value in chosen:
         if value not in known:
             raise DataError(
                 f"--normal: no row of {where} has the {label} '{value}'{nearest(value, known)}; "
-                f"it holds: {listed(known)}"
+                f"it holds: {some_of(known)}"
             )
     return (~text.isin(chosen)).to_numpy(np.int32)
 
@@ -173,13 +175,6 @@ def as_text(value: Any) -> str:
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
         return str(int(value))
     return str(value)
-
-
-def listed(names: Any) -> str:
-    """Name some of many."""
-    shown = [str(name) for name in names]
-    rest = f" and {len(shown) - NAMED:,} more" if len(shown) > NAMED else ""
-    return one_of(shown[:NAMED]) + rest
 
 
 def find_columns(
@@ -199,7 +194,7 @@ def find_columns(
         if name not in frame:
             raise DataError(
                 f"--ignore: {where} has no column '{name}'{nearest(name, frame.columns)}; it has: "
-                f"{listed(frame.columns)}"
+                f"{some_of(list(frame.columns))}"
             )
     numeric, categories = [], {}
     for name in frame.columns:
@@ -210,7 +205,7 @@ def find_columns(
             notes.append(f"column '{name}' holds nothing and is left out")
         elif pd.api.types.is_bool_dtype(column) or pd.api.types.is_numeric_dtype(column):
             numeric.append(name)
-            if column.is_unique and (column.diff().dropna() == 1).all() and len(frame) > NAMED:
+            if column.is_unique and (column.diff().dropna() == 1).all() and len(frame) > FEW:
                 notes.append(
                     f"column '{name}' counts the rows; if it only names them: --ignore {name}"
                 )
@@ -218,14 +213,16 @@ def find_columns(
             notes.append(f"column '{name}' holds stamps and is left out")
         else:
             found = tuple(sorted({as_text(v) for v in column.dropna()}))
-            if len(found) > max(MOST_CATEGORIES, 1) or (len(found) == len(frame) > NAMED):
+            if len(found) > max(MOST_CATEGORIES, 1) or (len(found) == len(frame) > FEW):
                 notes.append(
                     f"column '{name}' holds {len(found):,} different names and is left out"
                 )
             else:
                 categories[name] = found
     if not numeric and not categories:
-        raise DataError(f"{where}: no column of numbers or categories; it has: {listed(frame)}")
+        raise DataError(
+            f"{where}: no column of numbers or categories; it has: {some_of(list(frame.columns))}"
+        )
     return Columns(tuple(numeric), categories)
 
 
@@ -248,7 +245,7 @@ def inputs(
     lacking = [name for name in columns.names if name not in frame]
     if lacking:
         hint = nearest(lacking[0], [c for c in frame.columns if c not in columns.names])
-        raise DataError(f"{where}: has no column {listed(lacking)}{hint}")
+        raise DataError(f"{where}: has no column {some_of(lacking)}{hint}")
     rows = np.empty((len(frame), len(columns.numeric)), np.float32)
     for i, name in enumerate(columns.numeric):
         try:

@@ -160,6 +160,15 @@ class Member(tf.Module):
         }
 
 
+def ways(model: keras.Model) -> tuple[str, ...]:
+    """Return the names of a model's ways of looking, see `Member.look`."""
+    names = {layer.name for layer in model.layers}
+    found = ["distance" if "centre" in names else "reconstruction", "mahalanobis", "neighbours"]
+    found += ["adversarial"] if "again" in names else []
+    gaussian = any(isinstance(layer, GaussianCode) for layer in model.layers)
+    return (*found, *(["bound", "reconstruction_probability"] if gaussian else []))
+
+
 def whitened(latent: np.ndarray) -> tuple[Any, Any]:
     """Return mean and whitening matrix of codes, float32; directions without spread count little."""
     mean = latent.mean(0)

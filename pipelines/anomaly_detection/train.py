@@ -8,6 +8,7 @@ import shutil
 import time
 from typing import Any
 
+from dlkit.errors import OptionError, one_of
 from pipelines.anomaly_detection.config import TASK, Config, load
 from pipelines.anomaly_detection.setup import checked, compiled_model, fitted
 from pipelines.anomaly_detection.starting import source_of, start_from
@@ -32,6 +33,7 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
 
     from dlkit import export, health, training
     from dlkit.detection import centre
+    from dlkit.detection.components import ways
     from dlkit.detection.detector import Detector
     from dlkit.detection.parity import held_out, scales
     from dlkit.evaluation import plots
@@ -42,6 +44,13 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
         say(f"note: {note}", quiet)
     if config.init_from is not None and resume is None:
         say(start_from(config.init_from, compiled_model(config, data.spec, config.seed)), quiet)
+
+    # What does not fit the data, or the model, is told before there is a run.
+    accepted = ("fusion", *ways(compiled_model(config, data.spec, config.seed)))
+    if config.score not in accepted:
+        raise OptionError(
+            f"--score: {config.model} has no '{config.score}'; accepted: {one_of(accepted)}"
+        )
 
     # Run.
     if resume is None:
