@@ -186,7 +186,7 @@ def test_what_is_wrong_with_rows_is_told_by_row(run: Runs, monkeypatch: pytest.M
             assert word in lines[0]
         assert not list(Path().glob("out.csv*"))
 
-    refused(frame.drop(columns=["heat", "Size"]), "no column Size, heat")
+    refused(frame.drop(columns=["heat", "Size"]), "no column heat, Size")
     refused(frame.rename(columns={"load": "laod"}), "no column load", "did you mean 'laod'?")
     text = frame.astype({"load": object})
     text.loc[77, "load"] = "high"

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from made import LABELS, pictures
+from test_anomaly_models import DETECTION
+from test_anomaly_models import TABLE as DETECTION_TABLE
 from test_forecast_models import FORECASTING
 from test_forecast_models import TABLE as FORECAST_TABLE
 from test_text_models import TABLE as TEXT_TABLE
@@ -169,6 +171,7 @@ def fit(row: Row, path: Path, epochs: int) -> keras.Model:
 def test_every_model_has_a_row_and_every_row_a_model() -> None:
     rows = {(row.task, row.model) for row in TABLE} | {(TEXT, row.model) for row in TEXT_TABLE}
     rows |= {(FORECASTING, row.model) for row in FORECAST_TABLE}
+    rows |= {(DETECTION, row.model) for row in DETECTION_TABLE}
     assert names() == rows
 
 

@@ -57,7 +57,9 @@ def answer(
         low, high = y[..., 0], y[..., -1]
         found["quantiles"] = y * deviation[:, None] + mean[:, None]
     spread = 0.0 if radius is None else np.asarray(radius, np.float32)
-    units = {"forecast": point, "lower": low - spread, "upper": high + spread}
+    # Quantiles that are too wide are drawn in (the radius is negative), but never past the forecast.
+    low, high = tf.minimum(low - spread, point), tf.maximum(high + spread, point)
+    units = {"forecast": point, "lower": low, "upper": high}
     return {name: value * deviation + mean for name, value in units.items()} | found
 
 
