@@ -118,6 +118,7 @@ def row(result: dict[str, Any], model: str) -> dict[str, Any]:
     return next(each for each in result["models"] if each["model"] == model)
 
 
+@pytest.mark.slow
 def test_models_are_chosen_on_validation_and_held_against_baselines_and_each_other(
     result: dict[str, Any],
 ) -> None:
@@ -201,6 +202,7 @@ def test_what_finished_before_an_interrupt_is_told_and_not_trained_again(
     assert steps == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_the_parent_holds_the_table_and_the_picture_and_stands_for_its_best_child(
     result: dict[str, Any], there: Run
 ) -> None:

@@ -152,6 +152,7 @@ def test_long_runs_are_thinned_out() -> None:
     assert len(probes["gradient"]) == len(probes["epochs"]) <= health.MOST_PROBES
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_vanishing_is_said_and_drawn(dlkit: Callable[..., Done], npz: Path) -> None:
     done = dlkit(
