@@ -58,11 +58,10 @@ def detector_of(config: Any, data: Any, trained: bool = True) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         for i in range(config.ensemble):
             seed = config.seed + i
+            models.append(compiled_model(config, data.spec, seed))
             if trained:
                 path = Path(folder) / f"checkpoint-{i}.npz"
-                models.append(fitted(config, data, path, seed=seed, quiet=True)[0])
-            else:
-                models.append(compiled_model(config, data.spec, seed))
+                fitted(models[-1], config, data, path, seed=seed, quiet=True)
     return Detector(models, data)
 
 

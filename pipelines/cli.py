@@ -28,7 +28,7 @@ COMMANDS = {
     ),
     "anomaly-detection": (
         "pipelines.anomaly_detection:commands",
-        "Find what is not normal: train, evaluate, predict, explain.",
+        "Find what is not normal: train, evaluate, predict, encode.",
     ),
     "serve": ("pipelines.serve:serve", "Serve exported models over HTTP."),
     "runs": ("pipelines.runs:runs", "List, show, compare, register and deliver runs."),

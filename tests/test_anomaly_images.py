@@ -22,7 +22,7 @@ from dlkit.errors import DataError, SpecError
 from dlkit.models.deep_svdd import Centre
 from pipelines.anomaly_detection import setup
 from pipelines.anomaly_detection.config import Config
-from pipelines.anomaly_detection.setup import fitted
+from pipelines.anomaly_detection.setup import compiled_model, fitted
 
 TASK = "anomaly-detection"
 Runs = Callable[..., Done]
@@ -172,7 +172,9 @@ def test_the_centre_keeps_off_zero() -> None:
 def svdd(data: AnomalyData, folder: Path, **options: Any) -> keras.Model:
     """Fit a small Deep SVDD for six epochs, two of which pretrain it."""
     config = Config(model="deep-svdd", params=SMALL, epochs=6, batch_size=10)
-    return fitted(config, data, folder / "checkpoint.npz", seed=0, quiet=True, **options)[0]
+    model = compiled_model(config, data.spec, 0)
+    fitted(model, config, data, folder / "checkpoint.npz", seed=0, quiet=True, **options)
+    return model
 
 
 def test_the_centre_is_fixed_before_training_and_saved(

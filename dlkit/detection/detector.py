@@ -40,7 +40,7 @@ class Rank(tf.Module):
         tail = min(max(round(TAIL * n), FEWEST_TAIL), max(1, n // 2))
         start = ordered[n - tail - 1]
         spread = float(np.mean(ordered[n - tail :] - start))
-        # A tail without spread: any score beyond it is as strange as twice its distance from 0.
+        # Held-out scores that are all the same still leave a slope that is finite.
         self.slope = 1.0 / max(spread, 1e-6 * max(1.0, abs(float(start))))
         knots, first = np.unique(ordered[: n - tail], return_index=True)
         chance = 1.0 - (first + 0.5) / n
@@ -101,15 +101,11 @@ class Detector(tf.Module):
         self.members = [Member(model, data.spec.kind) for model in models]
         for member in self.members:
             member.fit(prepared(data, data.train.at), prepared(data, data.holdout.at))
-        self.ranks: list[dict[str, Rank]] = [{} for _ in self.members]
-        held = self._over(lambda x: self._look(x, known=True), data.holdout.at)
-        for i, ranks in enumerate(self.ranks):
-            for key, values in held.items():
-                member, _, name = key.partition("/")
-                if member == str(i):
-                    ranks[name] = Rank(values)
-        self.components = tuple(self.ranks[0])
-        scores = self._over(lambda x: self._scored(x, known=True), data.holdout.at)["score"]
+        self.ranks = [
+            {name: Rank(seen) for name, seen in self._held_out(member.look).items()}
+            for member in self.members
+        ]
+        scores = self._held_out(self._scored)["score"]
         self.held_out = np.sort(scores)
         knots, first = np.unique(self.held_out, return_index=True)
         n = len(scores)
@@ -118,13 +114,9 @@ class Detector(tf.Module):
         self.chances = tf.constant((n - first + 1.0) / (n + 1.0), tf.float32)
         self.threshold = threshold(scores, rate, method, self.notes)
 
-    def _look(self, x: Any, known: bool) -> dict[str, Any]:
-        """Return the components of each member by `MEMBER/name`."""
-        found = {}
-        for i, member in enumerate(self.members):
-            seen = member.look(x, known)
-            found |= {f"{i}/{k}": v for k, v in seen.items() if k != "features"}
-        return found
+    def _held_out(self, function: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+        """Return what a function gives for the held-out examples, none its own neighbour."""
+        return self._over(lambda x: function(x, known=True), self.data.holdout.at)
 
     def _scored(self, x: Any, known: bool = False) -> dict[str, Any]:
         """Return the score and each component, ranked, averaged over the members; and features."""

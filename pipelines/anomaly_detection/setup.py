@@ -117,6 +117,7 @@ def streams(config: Config, data: Any, seed: int) -> tuple[Callable, Any, int, i
 
 
 def fitted(
+    model: Any,
     config: Config,
     data: Any,
     path: Path,
@@ -126,10 +127,11 @@ def fitted(
     on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, logs: None,
     on_save: Callable[[], None] = lambda: None,
     quiet: bool = False,
-) -> tuple[Any, Any]:
-    """Train the config's model, from its checkpoint if there is one; return it and its position.
+) -> Any:
+    """Train a model, from its checkpoint if there is one; return its position.
 
     Args:
+        model: from `compiled_model`.
         config: what it is made from.
         data: the examples.
         path: the checkpoint.
@@ -143,7 +145,6 @@ def fitted(
     from dlkit.progress import say
     from dlkit.weights import take_encoder
 
-    model = compiled_model(config, data.spec, seed)
     stream, validation, batch_size, steps_per_epoch = streams(config, data, seed)
     usual = max(DEFAULT_STEPS // steps_per_epoch, LEAST_EPOCHS)
     epochs = config.epochs or (None if time_limit is not None else usual)
@@ -192,7 +193,7 @@ def fitted(
         fix_centre(model, data)
     position = fit(model, path, share, on_epoch)
     position.seconds += before
-    return model, position
+    return position
 
 
 def pretrained(logs: dict[str, float]) -> dict[str, float]:

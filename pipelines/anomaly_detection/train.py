@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import time
 from typing import Any
 
 from dlkit.errors import OptionError, one_of
+from pipelines import tracked
 from pipelines.anomaly_detection.config import TASK, Config, load
 from pipelines.anomaly_detection.setup import checked, compiled_model, fitted
 from pipelines.anomaly_detection.starting import source_of, start_from
-from pipelines.commands import as_dict, outcome
+from pipelines.commands import outcome
 
 
 def train(config: Config, resume: str | None = None, quiet: bool = False) -> dict[str, Any]:
@@ -42,52 +42,43 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
     say(data.describe(), quiet)
     for note in data.notes:
         say(f"note: {note}", quiet)
-    if config.init_from is not None and resume is None:
-        say(start_from(config.init_from, compiled_model(config, data.spec, config.seed)), quiet)
 
-    # What does not fit the data, or the model, is told before there is a run.
-    accepted = ("fusion", *ways(compiled_model(config, data.spec, config.seed)))
+    # Model: what does not fit the data, or the model, is told before there is a run.
+    model = compiled_model(config, data.spec, config.seed)
+    if config.init_from is not None and resume is None:
+        say(start_from(config.init_from, model), quiet)
+    accepted = ("fusion", *ways(model))
     if config.score not in accepted:
         raise OptionError(
             f"--score: {config.model} has no '{config.score}'; accepted: {one_of(accepted)}"
         )
 
     # Run.
-    if resume is None:
-        run = tracking.start_run(
-            TASK,
-            {**{k: v for k, v in as_dict(config).items() if k != "params"}, **params},
-            {"dlkit.model": config.model, "dlkit.data": config.data}
-            | {tracking.FINGERPRINT_TAG: data.fingerprint()},
-            name=f"{config.model} on {config.data}",
-        )
-    else:
-        run = tracking.resume_run(TASK, resume)
-        tracking.same_data(run, data.fingerprint())
-    folder = tracking.checkpoint_folder(run.id)
+    run, folder = tracked.begin(TASK, config, params, data.fingerprint(), resume)
 
     with tracking.recorded(run):
-        notes = folder / "log"
-        notes.mkdir(exist_ok=True)
-        (notes / "environment.json").write_text(json.dumps(tracking.environment(), indent=1))
-        (notes / "config.json").write_text(json.dumps(as_dict(config), indent=1))
-        shutil.copyfile(notes / "config.json", folder / "config.json")
-        run.artifacts(notes)
+        tracked.keep(run, folder, config, model)
 
         # Fit: one model, or an ensemble, whose later members are logged under names of their own.
         models, positions, heard, found = [], [], [], {}
         for i in range(config.ensemble):
-            say(f"run {run.id}  {config.model}, seed {config.seed + i}", quiet)
+            seed = config.seed + i
+            model = model if i == 0 else compiled_model(config, data.spec, seed)
+            say(
+                f"run {run.id}  {config.model}, {model.count_params():,} parameters, seed {seed}",
+                quiet,
+            )
             label = f"member_{i + 1}_" if i else ""
 
             def logged(epoch: int, logs: dict[str, float], label: str = label) -> None:
                 run.metrics(epoch, {label + name: value for name, value in logs.items()})
 
-            model, position = fitted(
+            position = fitted(
+                model,
                 config,
                 data,
                 folder / ("checkpoint.npz" if i == 0 else f"checkpoint-{i + 1}.npz"),
-                seed=config.seed + i,
+                seed=seed,
                 time_limit=config.time_limit and config.time_limit / config.ensemble,
                 on_epoch=logged,
                 on_save=run.flush,
@@ -152,8 +143,5 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
         run.tags({"dlkit.weights": "-".join(training.weights_hash(model) for model in models)})
 
     result = outcome(report, run.artifact("report.json"), run.export(), began)
-    shutil.rmtree(folder / "report", ignore_errors=True)
-    shutil.rmtree(folder / "export", ignore_errors=True)
-    if run.spooling:
-        say(f"note: the store failed ({run.spooling}); deliver with: dlkit runs sync", quiet)
+    tracked.end(run, folder, quiet)
     return result

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from typing import Any
 
-from pipelines.commands import as_dict, outcome
+from pipelines import tracked
+from pipelines.commands import outcome
 from pipelines.forecasting.config import TASK, Config, load
 from pipelines.forecasting.rebuilt import SCALE
 from pipelines.forecasting.scoring import calibrated, report_on
@@ -51,29 +51,11 @@ def train(
     model = compiled_model(config, data.spec)
 
     # Run.
-    if resume is None:
-        run = tracking.start_run(
-            TASK,
-            {**{k: v for k, v in as_dict(config).items() if k != "params"}, **params},
-            {"dlkit.model": config.model, "dlkit.data": config.data}
-            | {tracking.FINGERPRINT_TAG: data.fingerprint()},
-            name=f"{config.model} on {config.data}",
-            parent=parent,
-        )
-    else:
-        run = tracking.resume_run(TASK, resume)
-        tracking.same_data(run, data.fingerprint())
-    folder = tracking.checkpoint_folder(run.id)
+    run, folder = tracked.begin(TASK, config, params, data.fingerprint(), resume, parent)
     say(f"run {run.id}  {config.model}, {model.count_params():,} parameters", quiet)
 
     with tracking.recorded(run):
-        notes = folder / "log"
-        notes.mkdir(exist_ok=True)
-        (notes / "environment.json").write_text(json.dumps(tracking.environment(), indent=1))
-        (notes / "model.json").write_text(model.to_json(indent=1))
-        (notes / "config.json").write_text(json.dumps(as_dict(config), indent=1))
-        shutil.copyfile(notes / "config.json", folder / "config.json")
-        run.artifacts(notes)
+        tracked.keep(run, folder, config, model)
 
         # Fit.
         _, position = fitted(
@@ -128,8 +110,5 @@ def train(
         run.tags({"dlkit.weights": training.weights_hash(model)})
 
     result = outcome(report, run.artifact("report.json"), run.export(), began)
-    shutil.rmtree(folder / "report", ignore_errors=True)
-    shutil.rmtree(folder / "export", ignore_errors=True)
-    if run.spooling:
-        say(f"note: the store failed ({run.spooling}); deliver with: dlkit runs sync", quiet)
+    tracked.end(run, folder, quiet)
     return result

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import time
 from typing import Any
 
 from dlkit.errors import counted
-from pipelines.commands import as_dict, outcome
+from pipelines import tracked
+from pipelines.commands import outcome
 from pipelines.image_classification.config import (
     DEFAULT_EPOCHS,
     DEFAULT_PATIENCE,
@@ -74,31 +74,17 @@ def train(
         say(load_weights(model, weights_from, params.get("backbone")), quiet)
 
     # Run.
-    if resume is None:
-        run = tracking.start_run(
-            TASK,
-            {**{k: v for k, v in as_dict(config).items() if k != "params"}, **params},
-            {"dlkit.model": config.model, "dlkit.data": config.data}
-            | {tracking.FINGERPRINT_TAG: data.fingerprint()},
-            name=f"{config.model} on {config.data}",
-            parent=parent,
-        )
-    else:
-        run = tracking.resume_run(TASK, resume)
-        tracking.same_data(run, data.fingerprint())
-    folder = tracking.checkpoint_folder(run.id)
+    run, folder = tracked.begin(TASK, config, params, data.fingerprint(), resume, parent)
     say(f"run {run.id}  {config.model}, {model.count_params():,} parameters", quiet)
 
     with tracking.recorded(run):
-        notes = folder / "log"
-        notes.mkdir(exist_ok=True)
-        (notes / "environment.json").write_text(json.dumps(tracking.environment(), indent=1))
-        (notes / "model.json").write_text(model.to_json(indent=1))
-        prepared = keras.saving.serialize_keras_object(data.preprocess)
-        (notes / "preprocess.json").write_text(json.dumps(prepared, indent=1))
-        (notes / "config.json").write_text(json.dumps(as_dict(config), indent=1))
-        shutil.copyfile(notes / "config.json", folder / "config.json")
-        run.artifacts(notes)
+        tracked.keep(
+            run,
+            folder,
+            config,
+            model,
+            preprocess=keras.saving.serialize_keras_object(data.preprocess),
+        )
 
         # Fit.
         stream, batch_size = training_stream(config, data)
@@ -205,8 +191,5 @@ def train(
         run.tags({"dlkit.weights": training.weights_hash(model)})
 
     result = outcome(report, run.artifact("report.json"), run.export(), began)
-    shutil.rmtree(folder / "report", ignore_errors=True)
-    shutil.rmtree(folder / "export", ignore_errors=True)
-    if run.spooling:
-        say(f"note: the store failed ({run.spooling}); deliver with: dlkit runs sync", quiet)
+    tracked.end(run, folder, quiet)
     return result

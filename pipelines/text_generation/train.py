@@ -7,7 +7,8 @@ import shutil
 import time
 from typing import Any
 
-from pipelines.commands import as_dict, outcome
+from pipelines import tracked
+from pipelines.commands import outcome
 from pipelines.text_generation.config import TASK, Config, load
 from pipelines.text_generation.setup import (
     checked,
@@ -55,29 +56,11 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
     plan = planned(config, len(text.train))
 
     # Run.
-    if resume is None:
-        run = tracking.start_run(
-            TASK,
-            {**{k: v for k, v in as_dict(config).items() if k != "params"}, **params},
-            {"dlkit.model": config.model, "dlkit.data": config.data}
-            | {tracking.FINGERPRINT_TAG: text.fingerprint()},
-            name=f"{config.model} on {config.data}",
-        )
-    else:
-        run = tracking.resume_run(TASK, resume)
-        tracking.same_data(run, text.fingerprint())
-    folder = tracking.checkpoint_folder(run.id)
+    run, folder = tracked.begin(TASK, config, params, text.fingerprint(), resume)
     say(f"run {run.id}  {config.model}, {parameters:,} parameters", quiet)
 
     with tracking.recorded(run):
-        notes = folder / "log"
-        notes.mkdir(exist_ok=True)
-        (notes / "environment.json").write_text(json.dumps(tracking.environment(), indent=1))
-        (notes / "model.json").write_text(model.to_json(indent=1))
-        (notes / "tokenizer.json").write_text(json.dumps(text.tokenizer.to_json()))
-        (notes / "config.json").write_text(json.dumps(as_dict(config), indent=1))
-        shutil.copyfile(notes / "config.json", folder / "config.json")
-        run.artifacts(notes)
+        tracked.keep(run, folder, config, model, tokenizer=text.tokenizer.to_json())
 
         # Fit.
         stream, carried = training_stream(config, text, model, plan)
@@ -163,8 +146,5 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
         run.tags({"dlkit.weights": training.weights_hash(model)})
 
     result = outcome(report, run.artifact("report.json"), run.export(), began)
-    shutil.rmtree(folder / "report", ignore_errors=True)
-    shutil.rmtree(folder / "export", ignore_errors=True)
-    if run.spooling:
-        say(f"note: the store failed ({run.spooling}); deliver with: dlkit runs sync", quiet)
+    tracked.end(run, folder, quiet)
     return result
