@@ -13,7 +13,7 @@ from dlkit.detection.detector import Detector, by_column, prepared
 from dlkit.export import TOLERANCE
 
 # Relative change of the input that does as much as the rounding of every layer.
-ROUNDING = 2e-6
+ROUNDING = 5e-6
 
 
 def scales(detector: Detector) -> dict[str, np.ndarray]:
@@ -50,13 +50,14 @@ def conditions(detector: Detector, draws: int = 4) -> dict[str, np.ndarray]:
     """Return how far rounding may move score and chance, in tolerances, `(n,)` each.
 
     Where ranks are steep, because the held-out scores lie close together, they show a change of the
-    input many times larger than their own size would say: how much so is measured.
+    input many times larger than their own size would say: how much so is measured, by steps of
+    several sizes, since two held-out scores may be closer than any one of them.
     """
     x = next(prepared(detector.data, shown(detector.data)))
     size = tf.maximum(tf.abs(x), tf.sqrt(tf.reduce_mean(x**2)))
-    generator, step = np.random.default_rng(0), 1e-3
+    generator = np.random.default_rng(0)
     before, found = detector.answer(x), {}
-    for _ in range(draws):
+    for step in (1e-3, 1e-4, 1e-5) * draws:
         sign = generator.choice([-1.0, 1.0], x.shape).astype(np.float32)
         after = detector.answer(x + step * size * sign)
         for name in ("score", "p_value"):
