@@ -238,13 +238,14 @@ def check_keys(values: Mapping[str, Any], config: type, where: str) -> dict[str,
 def resolve(config: type[C], given: Mapping[str, Any], file: str | None = None) -> C:
     """Merge defaults, a config file and the given options into one `config` instance.
 
-    A config class may have `presets(values)`: defaults that depend on the values given.
+    A config class may have `presets(values)`: defaults that depend on the values given; `params`
+    among them merge by key.
     """
     values = read_config_file(file, config) if file else {}
     params = {**values.pop("params", {}), **parse_params(given.get("params") or ())}
     values |= {k: v for k, v in given.items() if v is not None and k != "params"}
-    presets = getattr(config, "presets", None)
-    return config(**((presets(values) if presets else {}) | values | {"params": params}))
+    presets = dict(config.presets(values)) if hasattr(config, "presets") else {}
+    return config(**(presets | values | {"params": {**presets.get("params", {}), **params}}))
 
 
 def _reason(error: Exception) -> str:

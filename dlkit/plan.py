@@ -6,7 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -68,6 +68,20 @@ class Position:
     probes: dict[str, Any] | None = None
     notes: list[str] = dataclasses.field(default_factory=list)
     finished: str | None = None
+
+
+class Validated(NamedTuple):
+    """What the end of an epoch found.
+
+    Attributes:
+        metrics: by name; `loss` is among them.
+        trouble: what is wrong with the model, or None.
+        ends: whether training ends there; it goes back otherwise, with half the learning rate.
+    """
+
+    metrics: dict[str, float]
+    trouble: str | None = None
+    ends: bool = False
 
 
 @dataclasses.dataclass
@@ -205,7 +219,7 @@ def _steps_within_limit(at: Position, spent: float, per_epoch: int) -> int:
     return max(total, at.step)
 
 
-def cost_of_epoch_end(counters: list[Any], validate: Callable[[], None]) -> float:
+def cost_of_epoch_end(counters: list[Any], validate: Callable[[], Any]) -> float:
     """Time one validation, leaving the running epoch's metrics as they were."""
     values = [np.array(v) for v in counters]
     validate()  # traces

@@ -145,8 +145,11 @@ def _rows(batch: Any) -> tf.Tensor:
 
 
 def floats(model: keras.Model) -> list[Any]:
-    """Return the variables that an average of makes sense: all but the states of random numbers."""
-    return [v for v in model.variables if "float" in v.dtype]
+    """Return the variables that an average of makes sense: all but the states of random numbers.
+
+    A model whose training takes more than what it is there for names them itself: `averaged`.
+    """
+    return [v for v in getattr(model, "averaged", model.variables) if "float" in v.dtype]
 
 
 def catch_up(

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -19,7 +19,7 @@ import tensorflow as tf
 
 from dlkit import checkpoint, health, plan, steps
 from dlkit.errors import DataError, Interrupted, TrainingError
-from dlkit.plan import Pace, Position
+from dlkit.plan import Pace, Position, Validated
 from dlkit.progress import Progress
 
 CHUNK_SECONDS = 0.5
@@ -68,7 +68,7 @@ def _deferred_signals() -> Iterator[list[int]]:
 def fit(
     model: keras.Model,
     stream: Callable[[int, int], tf.data.Dataset],
-    validation: tf.data.Dataset,
+    validation: tf.data.Dataset | Callable[[], Validated],
     *,
     steps_per_epoch: int,
     batch_size: int,
@@ -87,6 +87,7 @@ def fit(
     freeze: steps.Freeze | None = None,
     precision: str = "float32",
     compiled: bool = False,
+    descends: bool = True,
     carried: Sequence[Any] = (),
     on_save: Callable[[], None] = lambda: None,
     quiet: bool = False,
@@ -104,7 +105,8 @@ def fit(
     Args:
         model: compiled; its `train_step` and `test_step` do the work.
         stream: `(epoch, step)` to an endless dataset of training batches from there.
-        validation: finite dataset, read after each epoch.
+        validation: finite dataset, read after each epoch; or a function called then, with the
+            averaged weights in the model where there are any.
         steps_per_epoch: batches an epoch.
         batch_size: examples a batch, for the rate shown.
         epochs: most epochs, or None (then `time_limit` is needed).
@@ -131,6 +133,8 @@ def fit(
             before that.
         precision: what the layers compute in, see `precision`.
         compiled: compile whole steps by XLA. Transformers train faster so, convolutions slower.
+        descends: whether the loss goes down as training goes well; where two losses fight it need
+            not, and a high one is no divergence.
         carried: variables of the training run that are not the model's, such as the state that
             recurrent layers carry from batch to batch.
         on_save: called before each checkpoint: what was logged up to there must be safe by then,
@@ -155,8 +159,9 @@ def fit(
     rows = min(PROBE_ROWS, micro_batch or PROBE_ROWS)
     for batch in stream(0, 0).take(1):
         sample = tf.nest.map_structure(lambda t: t[:rows], batch)
-    model.test_on_batch(*tf.nest.map_structure(lambda t: t[:1], sample))
-    model.reset_metrics()
+    if not callable(validation):
+        model.test_on_batch(*tf.nest.map_structure(lambda t: t[:1], sample))
+        model.reset_metrics()
     counters = list(model.metrics_variables)
     # The optimiser belongs to a compiled model but not to its variables.
     live = [*model.variables, *optimizer.variables, *counters, *carried]
@@ -192,9 +197,15 @@ def fit(
         )
 
     @tf.function
-    def validate() -> None:
-        for batch in validation:
+    def test() -> None:
+        for batch in cast(tf.data.Dataset, validation):
             model.test_step(batch)
+
+    def validate() -> Validated:
+        if callable(validation):
+            return validation()
+        test()
+        return Validated(results())
 
     def results() -> dict[str, float]:
         return {name: float(value) for name, value in model.get_metrics_result().items()}
@@ -245,7 +256,7 @@ def fit(
     def end_epoch(logs: dict[str, float], rate: float) -> str | None:
         """Validate and log an epoch; return what is wrong with it, then having logged nothing."""
         nonlocal best, good
-        first = max(at.first_loss or 0.0, 1e-3)
+        first = max(at.first_loss or 0.0, 1e-3) if descends else math.inf
         if logs["loss"] > DIVERGED * first:
             return f"the loss rose from {first:.3g} to {logs['loss']:.3g}"
         logs |= {"learning_rate": float(optimizer.learning_rate), "examples_per_second": rate}
@@ -256,9 +267,11 @@ def fit(
         if not all(np.isfinite(a).all() for a in now if a.dtype.kind == "f"):
             return f"a variable is not finite after step {at.step}"
         held = steps.swap_in(averages, model)
-        validate()
-        logs |= {f"val_{name}": value for name, value in results().items()}
+        found = validate()
+        logs |= {f"val_{name}": value for name, value in found.metrics.items()}
         model.reset_metrics()
+        if found.trouble is not None and not found.ends:
+            return found.trouble
         if not logs["val_loss"] <= DIVERGED_VALIDATION * first:  # or not a number
             return f"the validation loss is {logs['val_loss']:.3g}; training began at {first:.3g}"
         epoch = math.ceil(at.step / steps_per_epoch)
@@ -273,7 +286,9 @@ def fit(
             at.wait = 0
         steps.put_back(held, model)
         good, at.good_step = now, at.step
-        if at.step == at.total:
+        if found.trouble is not None:
+            at.finished = found.trouble
+        elif at.step == at.total:
             at.finished = "planned steps done"
         elif patience is not None and at.wait >= patience:
             at.finished = f"no better {monitor} for {patience} epochs"

@@ -30,6 +30,10 @@ COMMANDS = {
         "pipelines.anomaly_detection:commands",
         "Find what is not normal: train, evaluate, predict, encode.",
     ),
+    "image-synthesis": (
+        "pipelines.image_synthesis:commands",
+        "Make pictures: train, evaluate, generate, interpolate, translate.",
+    ),
     "serve": ("pipelines.serve:serve", "Serve exported models over HTTP."),
     "runs": ("pipelines.runs:runs", "List, show, compare, register and deliver runs."),
     "models": ("pipelines.models:models", "List the models of each task, or one's parameters."),

@@ -16,7 +16,7 @@ from made import LABELS, REAL_DATA, Done, exports_unchecked, pictures, runner
 from pipelines.cli import main
 
 # Fixtures that train: each should be made by one worker alone.
-TRAINED = {"trained_text", "compared", "patched", "seen", "weekly", "driven"}
+TRAINED = {"trained_text", "compared", "patched", "seen", "weekly", "driven", "painted"}
 
 
 @pytest.hookimpl(trylast=True)

@@ -60,11 +60,12 @@ def digits() -> Source:
     return Source({"train": from_arrays(x, bunch.target, "digits")}, tuple("0123456789"))
 
 
-def npz(path: Path) -> Source:
+def npz(path: Path, labelled: bool = True) -> Source:
     """Read `x` and `y`, or `x_train`, `y_train` and so on, from an .npz file.
 
     Images are `(n, h, w)` or `(n, h, w, 1 or 3)`: whole numbers in [0, 255], or floats in [0, 1] or
     [0, 255]. Labels are whole numbers or text; `labels`, if there, names the numbers 0, 1, 2, ...
+    Where it need not be `labelled`, images without labels are one class, "picture".
 
     Raises:
         DataError: the file is not such an .npz; no pickled array is ever loaded.
@@ -80,6 +81,8 @@ def npz(path: Path) -> Source:
         )
     targets = {}
     for name, (x_key, y_key) in pairs.items():
+        if y_key not in arrays and not labelled:
+            arrays[y_key] = np.full(len(arrays[x_key]), "picture")
         if y_key not in arrays:
             raise DataError(f"--data {path}: has {x_key} and no {y_key}")
         if len(arrays[x_key]) != len(arrays[y_key]) or arrays[y_key].ndim != 1:

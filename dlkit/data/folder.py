@@ -49,9 +49,13 @@ def _split_folders(path: Path) -> dict[str, Path]:
     return given if "train" in given else {"train": path}
 
 
-def listed(path: Path) -> dict[str, list[tuple[str, str]]]:
+def listed(path: Path, labelled: bool = True) -> dict[str, list[tuple[str, str]]]:
     """Return `(file, label)` of every image under class folders, by split, without opening one.
 
+    Args:
+        path: the folder.
+        labelled: whether there have to be class folders; else a folder of images alone is one
+            class, named as the folder is.
     Raises:
         DataError: train has no class folder with images, or a folder cannot be read.
     """
@@ -60,10 +64,13 @@ def listed(path: Path) -> dict[str, list[tuple[str, str]]]:
             name: [(file, c.name) for c in _subfolders(folder) for file in images_in(c)]
             for name, folder in _split_folders(path).items()
         }
+        if not labelled and not found["train"]:
+            found = {"train": [(file, path.resolve().name) for file in images_in(path)]}
     except OSError as error:
         raise DataError(f"--data {path}: cannot be read: {error.strerror}") from None
     if not found["train"]:
-        raise DataError(f"--data {path}: no class folders with images ({' '.join(FORMATS)}) in it")
+        what = "class folders with images" if labelled else "images"
+        raise DataError(f"--data {path}: no {what} ({' '.join(FORMATS)}) in it")
     return found
 
 

@@ -14,18 +14,23 @@ from dlkit.errors import DataError, counted, nearest, one_of
 
 BUILT_IN = ("digits",)
 # Sets of characters: a mirrored character is another one or none.
-CHARACTERS = ("digits", "mnist", "emnist", "kmnist", "svhn", "omniglot")
+CHARACTERS = ("digits", "mnist", "stacked-mnist", "emnist", "kmnist", "svhn", "omniglot")
 TFDS_HOME = Path("~/tensorflow_datasets")
 
 
 def check_source(
-    source: str, data_dir: str | None = None, download: bool = True, training: bool = True
+    source: str,
+    data_dir: str | None = None,
+    download: bool = True,
+    training: bool = True,
+    labelled: bool = True,
 ) -> str:
     """Check the name of a source as far as is possible without loading it.
 
     Args:
         source, data_dir, download: as for `load_images`.
         training: whether to refuse a manifest that cannot be trained on.
+        labelled: see `read`.
     Returns:
         Its kind: "built-in", "tfds", "npz", "manifest" or "folder".
     Raises:
@@ -57,7 +62,7 @@ def check_source(
     if not path.exists():
         raise DataError(f"--data: no file or folder {source}")
     if path.is_dir():
-        folder.listed(path)
+        folder.listed(path, labelled)
         return "folder"
     if path.suffix.lower() == ".csv":
         manifest.listed(path, training)
@@ -139,18 +144,23 @@ def read(
     shape: tuple[int, int, int | None] | None = None,
     strict: bool = False,
     stream: bool | None = None,
+    labelled: bool = True,
 ) -> Source:
-    """Read a source with the splits it came with; see `load_images`."""
-    kind = check_source(source, data_dir, download, training=False)
+    """Read a source with the splits it came with; see `load_images`.
+
+    Where it need not be `labelled`, a folder of images alone, or an .npz without labels, is one
+    class.
+    """
+    kind = check_source(source, data_dir, download, training=False, labelled=labelled)
     if kind == "built-in":
         found = arrays.digits()
     elif kind == "tfds":
         found = arrays.tfds_set(source.removeprefix("tfds:"), data_dir, download, shape, stream)
     elif kind == "npz":
-        found = arrays.npz(Path(source).expanduser())
+        found = arrays.npz(Path(source).expanduser(), labelled)
     else:
         path = Path(source).expanduser()
-        images = manifest.listed(path) if kind == "manifest" else folder.listed(path)
+        images = manifest.listed(path) if kind == "manifest" else folder.listed(path, labelled)
         common, files, labels, notes, about = folder.scan(source, images, shape)
         decoded = folder.decode(files, common, strict, notes, about, stream)
         rows = {
@@ -260,7 +270,6 @@ def _assemble(source: str, found: Source, split_seed: int) -> Data:
         k: Split(rows[k].x, rows[k].y, tuple(rows[k].names), rows[k].encoded)
         for k in ("train", "validation", "test")
     }
-    name = source.removeprefix("tfds:").split("/")[0].split(":")[0]
     return Data(
         source=source,
         **parts,
@@ -268,8 +277,14 @@ def _assemble(source: str, found: Source, split_seed: int) -> Data:
         preprocess=standardise(parts["train"].x),
         notes=notes,
         given=given,
-        kind="characters" if name in CHARACTERS else "photo",
+        kind=kind_of(source),
     )
+
+
+def kind_of(source: str) -> str:
+    """Return what the pictures of a source show, by its name: "characters" or "photo"."""
+    name = source.removeprefix("tfds:").split("/")[0].split(":")[0]
+    return "characters" if name in CHARACTERS else "photo"
 
 
 def _take(rows: Rows, at: np.ndarray) -> Rows:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dlkit.errors import counted
+
 if TYPE_CHECKING:
     import keras
 
@@ -167,7 +169,8 @@ class Data:
         """Say what was loaded, in one line."""
         shape = " x ".join(map(str, self.spec.input_shape))
         sizes = ", ".join(f"{n:,} {name}" for name, n in self.sizes().items())
-        return f"data {self.source}: {shape}, {self.spec.outputs} classes, {sizes}"
+        classes = counted(self.spec.outputs, "class", "classes")
+        return f"data {self.source}: {shape}, {classes}, {sizes}"
 
     def sizes(self) -> dict[str, Any]:
         """Return the number of rows of each split."""

@@ -4,6 +4,7 @@ Usage: python -I reload.py EXPORT/1 REQUESTS.npz ANSWERS.npz [more such triples]
 `endpoint/tensor`.
 """
 
+import hashlib
 import sys
 
 import numpy as np
@@ -25,7 +26,9 @@ def answer(target: str, requests: str, answers: str) -> None:
     for endpoint, inputs in rows.items():
         for name, tensor in loaded.signatures[endpoint](**inputs).items():
             value = tensor.numpy()
-            if value.dtype == object:
+            if name.endswith("_bytes"):  # no text: told by its hash
+                value = np.array([hashlib.sha256(each).hexdigest() for each in value])
+            elif value.dtype == object:
                 value = np.char.decode(value.astype(np.bytes_), "utf-8")
             given[f"{endpoint}/{name}"] = value
     np.savez(answers, allow_pickle=False, **given)

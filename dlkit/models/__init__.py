@@ -63,6 +63,15 @@ MODELS: dict[str, dict[str, str]] = {
         "usad": "dlkit.models.usad:usad",
         "vae": "dlkit.models.autoencoder:vae",
     },
+    "image-synthesis": {
+        "cgan": "dlkit.models.dcgan:cgan",
+        "cyclegan": "dlkit.models.cyclegan:cyclegan",
+        "dcgan": "dlkit.models.dcgan:dcgan",
+        "gan": "dlkit.models.gan:gan",
+        "ddpm": "dlkit.models.ddpm:ddpm",
+        "progan": "dlkit.models.progan:progan",
+        "vae": "dlkit.models.picture_vae:vae",
+    },
     "text-generation": {
         "gru": "dlkit.models.rnn:gru",
         "lstm": "dlkit.models.rnn:lstm",
@@ -73,8 +82,10 @@ MODELS: dict[str, dict[str, str]] = {
 # Builders of models that take raw pixels in [0, 255] and prepare them themselves.
 RAW_PIXELS = {"applications"}
 # Ranges of parameters, by name; other whole numbers are at least 1, other numbers above 0.
-SHARES = {"dropout", "head_dropout", "masked", "stochastic_depth"}
-FROM_ZERO = {"beta", "input_noise", "l1", "l2", "noise", "whitening", ("mlp", "depth")}
+SHARES = {"dropout", "head_dropout", "label_dropout", "masked", "stochastic_depth"}
+FROM_ZERO = {
+    "beta", "guidance", "identity", "input_noise", "l1", "l2", "noise", "whitening", ("mlp", "depth"),
+}  # fmt: skip
 # What an annotation may name; evaluated without any builtins.
 ANNOTATIONS = {
     "int": int, "float": float, "bool": bool, "str": str, "list": list, "tuple": tuple,
@@ -305,6 +316,8 @@ def build(
     """
     builder, implied = find(task, model)
     net = builder.load()(spec, **check_params(builder, {**implied, **(params or {})}))
+    if task == "image-synthesis":
+        return draws(net, model)
     wanted = (None, spec.outputs) if task == "text-generation" else (spec.outputs,)
     if task == "anomaly-detection":
         wanted = detected(net, spec)
@@ -331,3 +344,19 @@ def detected(net: keras.Model, spec: Spec) -> tuple[int, ...]:
             f"{net.name} has no layer named 'latent', which a detector reads its code of"
         )
     return tuple(net.output_shape[1:]) if "centre" in names else tuple(spec.input_shape)
+
+
+def draws(net: keras.Model, model: str) -> keras.Model:
+    """Return a model if it makes pictures, from noise or from others.
+
+    Raises:
+        SpecError: it does neither.
+    """
+    if not hasattr(net, "translate") and not (
+        hasattr(net, "generate") and hasattr(net, "noise_shape") and hasattr(net, "conditional")
+    ):
+        raise SpecError(
+            f"{model} gives a {type(net).__name__} that makes no pictures; accepted: one with "
+            "noise_shape, conditional and generate(noise, label), or with translate"
+        )
+    return net

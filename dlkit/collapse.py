@@ -1,0 +1,131 @@
+"""The end of an epoch of a generator: how its pictures are, and whether they have become alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from dlkit.evaluation.feature_net import FeatureNet
+from dlkit.evaluation.fidelity import fid
+from dlkit.plan import Validated
+from dlkit.sampling import Sampler, labels_like
+
+# Pictures that are looked at after each epoch.
+LOOKED_AT = 1000
+# Shown in the grid.
+SHOWN = 64
+# Before so many steps of the generator nothing is said: noise is alike as well.
+FIRST_STEPS = 1000
+# Spread of the pictures' features, and number of their classes, against those of real ones, below
+# which they have collapsed; and the discriminator's share of right answers at which it has won.
+SPREAD, CLASSES, WON = 0.5, 0.6, 0.999
+
+
+class Watch:
+    """Look at a generator after each epoch; called by `dlkit.training.fit` as its validation.
+
+    Its answer's metrics: `loss`, which picks the epoch whose weights are kept (the Fréchet distance
+    to the validation pictures; or where the model has a `test_step` of its own, the likelihood's
+    loss there, and its other metrics), and for adversarial models `spread` (mean distance between
+    the features of two pictures, over that of real ones), `modes` (classes that occur among 1,000,
+    over those among as many real ones; none where the net tells no classes) and `collapsed` (1 or 0).
+
+    Args:
+        model: the generator, in training.
+        data: pictures.
+        net: judges them.
+        validation: batches `(x, y)` for a likelihood's `test_step`, or None for adversarial models.
+        on_collapse: "warn", "stop" or "restore".
+        say: told what is wrong.
+    Attributes:
+        shown: the latest pictures of fixed seeds, uint8 `(64, h, w, c)`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        data: Any,
+        net: FeatureNet,
+        *,
+        validation: tf.data.Dataset | None = None,
+        on_collapse: str = "warn",
+        say: Callable[[str], None] = lambda words: None,
+    ) -> None:
+        self.model, self.net, self.on_collapse, self.say = model, net, on_collapse, say
+        self.sampler = Sampler(model)
+        self.shown: Any = None
+        self.test: Any = None
+        self.adversarial = validation is None
+        self.labels = labels_like(data.train.y, LOOKED_AT, 0)
+        if model.conditional:  # the grid goes through the classes
+            self.labels[:SHOWN] = np.arange(SHOWN) % data.spec.outputs
+        if validation is not None:
+
+            @tf.function
+            def test() -> None:
+                for batch in validation:
+                    model.test_step(batch)
+
+            self.test = test
+        else:
+            real = np.asarray(data.validation.x[:5000])
+            self.features, probabilities = net.look(real)
+            self.looked_at = min(LOOKED_AT, len(real))
+            self.real_modes = classes(probabilities[: self.looked_at])
+            self.real_spread = spread(self.features[:LOOKED_AT])
+
+    def __call__(self) -> Validated:
+        """Measure; see the class."""
+        if not self.adversarial:
+            self.model.reset_metrics()
+            self.test()
+            found = {k: float(v) for k, v in self.model.get_metrics_result().items()}
+            self.shown = self.sampler(0, self.labels[:SHOWN])
+            return Validated(found)
+        right = {k: float(v) for k, v in self.model.get_metrics_result().items()}
+        pixels = self.sampler(0, self.labels)
+        self.shown = pixels[:SHOWN]
+        features, probabilities = self.net.look(pixels)
+        found = {
+            "loss": fid(self.features, features),
+            "spread": spread(features) / max(self.real_spread, 1e-9),
+        }
+        if self.net.labels:
+            found["modes"] = classes(probabilities[: self.looked_at]) / self.real_modes
+        words = None
+        if int(self.model.optimizer.iterations.numpy()) >= FIRST_STEPS:
+            words = self.trouble(found, right)
+        found["collapsed"] = float(words is not None)
+        if words is None:
+            return Validated(found)
+        if self.on_collapse == "warn":
+            self.say(f"note: {words}")
+            return Validated(found)
+        return Validated(found, words, ends=self.on_collapse == "stop")
+
+    def trouble(self, found: dict[str, float], right: dict[str, float]) -> str | None:
+        """Return what is wrong with the pictures, or None."""
+        if found["spread"] < SPREAD:
+            return f"the pictures have collapsed: they differ {found['spread']:.2f} as much as real ones"
+        if found.get("modes", 1.0) < CLASSES:
+            return (
+                f"the pictures have collapsed: {found['modes']:.0%} of the classes that as many real "
+                "ones show"
+            )
+        known = right.get("real_accuracy"), right.get("fake_accuracy")
+        if all(share is not None and share >= WON for share in known):
+            return "the discriminator is always right: the generator learns little from it"
+        return None
+
+
+def spread(features: np.ndarray) -> float:
+    """Return the root mean square distance between two rows of `(n, d)`."""
+    return float(np.sqrt(2.0 * features.astype(np.float64).var(0).sum()))
+
+
+def classes(probabilities: np.ndarray) -> int:
+    """Return how many classes are the most probable one of some row of `(n, classes)`."""
+    return len(np.unique(probabilities.argmax(1))) if probabilities.shape[1] else 1

@@ -1,0 +1,367 @@
+"""Image synthesis through its commands: train, generate, interpolate, reconstruct, export, resume."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made import Done, exports_unchecked, pictures, runner
+from PIL import Image
+
+from dlkit import tracking
+from pipelines.cli import main
+
+TASK = "image-synthesis"
+Runs = Callable[..., Done]
+# A small net of each family, and what its training takes.
+SMALL = {
+    "dcgan": ["-p", "latent_dim=6", "-p", "filters=8", "-p", "discriminator_filters=8"],
+    "cgan": ["-p", "latent_dim=6", "-p", "filters=8", "-p", "discriminator_filters=8"],
+    "vae": ["-p", "layers=dense", "-p", "units=[32]", "-p", "latent_dim=4"],
+}
+CHILD = """
+import sys
+from dlkit import training
+training.SAVE_EVERY_SECONDS = 0.2
+from pipelines.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="session")
+def painted(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> dict[str, Any]:
+    """A folder with a source of 240 pictures and a finished run of a gan, a cgan and a vae."""
+    import shutil
+
+    folder = tmp_path_factory.mktemp("painted")
+    shutil.copytree(empty_store, folder / "mlruns")
+    x, y = pictures(240, side=8)
+    np.savez(folder / "drawn.npz", x=x, y=np.array(["cross", "stripe", "dot"])[y])
+    before, found = Path.cwd(), {"folder": folder}
+    os.chdir(folder)
+    try:
+        for model, params in SMALL.items():
+            out = io.StringIO()
+            arguments = ["train", "--data", "./drawn.npz", "--model", model, *params, "--json"]
+            with contextlib.redirect_stdout(out), exports_unchecked():
+                code = main([TASK, *arguments, "--epochs", "3", "--batch-size", "16"])
+            assert code == 0
+            found[model] = json.loads(out.getvalue())
+    finally:
+        os.chdir(before)
+    return found
+
+
+@pytest.fixture
+def there(
+    painted: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Runs:
+    """Run a command line beside those runs."""
+    monkeypatch.chdir(painted["folder"])
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return runner(capfd)
+
+
+def test_a_report_holds_figures_between_floor_and_ceiling(painted: dict[str, Any]) -> None:
+    for model in SMALL:
+        found = painted[model]
+        assert found["task"] == TASK
+        assert found["split"] == "test"
+        names = {"fid", "kid", "precision", "recall", "density", "coverage", "modes", "memorised"}
+        assert names <= set(found["metrics"])
+        assert set(found["baselines"]) == {"real_against_real", "noise", "gaussian"}
+        floor, ceiling = (found["baselines"][k]["fid"] for k in ("real_against_real", "noise"))
+        assert floor < ceiling
+        for name, (low, high) in found["intervals"].items():
+            assert low <= found["metrics"][name] <= high
+        report = json.loads(Path(found["report"]).read_text())
+        assert "a Gaussian of the pixels" in report["verdict"]
+        assert report["feature_net"]["hash"]
+        for name in ("neighbours.png", "curves.png", "training.gif"):
+            assert Path(found["report"]).with_name(name).stat().st_size > 500
+        grids = sorted(Path(found["report"]).with_name("grids").glob("*.png"))
+        assert [grid.name for grid in grids] == [f"epoch-{i:04}.png" for i in (1, 2, 3)]
+    assert {"label_accuracy", "classification_accuracy_score"} <= set(painted["cgan"]["metrics"])
+    assert {"elbo", "nll"} <= set(painted["vae"]["metrics"])
+    assert painted["vae"]["metrics"]["nll"] <= -painted["vae"]["metrics"]["elbo"] + 0.5
+    hashes = {
+        json.loads(Path(painted[m]["report"]).read_text())["feature_net"]["hash"] for m in SMALL
+    }
+    assert len(hashes) == 1  # one judge for all
+
+
+def read(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def test_one_seed_is_one_picture(there: Runs, painted: dict[str, Any], tmp_path: Path) -> None:
+    run = painted["dcgan"]["run"]
+    done = there(
+        TASK, "generate", run, "--count", "5", "--seed", "3", "--out", tmp_path / "a", "--json"
+    )
+    assert done.code == 0, done.err
+    rows = [json.loads(line) for line in done.out.splitlines()]
+    assert [row["seed"] for row in rows] == [3, 4, 5, 6, 7]
+    again = there(
+        TASK, "generate", run[:8], "--count", "300", "--seed", "1", "--out", tmp_path / "b"
+    )
+    assert again.out == f"300 pictures in {tmp_path / 'b'}\n"
+    for row in rows:
+        one, other = (read(tmp_path / d / Path(row["file"]).name) for d in "ab")
+        np.testing.assert_array_equal(one, other)
+        assert one.shape == (8, 8)
+    there(
+        TASK,
+        "generate",
+        run,
+        "--count",
+        "5",
+        "--seed",
+        "3",
+        "--truncation",
+        "0.3",
+        "--out",
+        tmp_path / "c",
+    )
+    pulled = np.stack([read(p) for p in sorted((tmp_path / "c").iterdir())]).astype(float)
+    free = np.stack([read(p) for p in sorted((tmp_path / "a").iterdir())]).astype(float)
+    assert pulled.std(0).mean() < free.std(0).mean()  # nearer to one another
+
+
+def test_a_grid_and_labels(there: Runs, painted: dict[str, Any], tmp_path: Path) -> None:
+    run = painted["cgan"]["run"]
+    done = there(TASK, "generate", run, "--count", "9", "--out", tmp_path / "g.png", "--json")
+    assert done.code == 0, done.err
+    rows = [json.loads(line) for line in done.out.splitlines()]
+    assert [row["label"] for row in rows] == ["cross", "dot", "stripe"] * 3
+    height, width, _ = read(tmp_path / "g.png").shape
+    assert height == width  # three rows of three
+    done = there(
+        TASK, "generate", run, "--count", "2", "--label", "dot", "--out", tmp_path / "d", "--json"
+    )
+    assert {json.loads(line)["label"] for line in done.out.splitlines()} == {"dot"}
+
+
+def test_the_way_between_two(there: Runs, painted: dict[str, Any], tmp_path: Path) -> None:
+    run = painted["dcgan"]["run"]
+    done = there(TASK, "interpolate", run, "1", "2", "--count", "4", "--out", tmp_path / "s.png")
+    assert done.code == 0, done.err
+    there(TASK, "generate", run, "--count", "2", "--seed", "1", "--out", tmp_path / "ends")
+    strip, ends = read(tmp_path / "s.png"), sorted((tmp_path / "ends").iterdir())
+    factor = (strip.shape[0] - 4) // 8
+    for at, end in ((2, ends[0]), (2 + 3 * (8 * factor + 2), ends[1])):
+        shown = strip[2 : 2 + 8 * factor : factor, at : at + 8 * factor : factor, 0]
+        np.testing.assert_array_equal(shown, read(end))
+    done = there(TASK, "interpolate", run, "1", "2", "--count", "4", "--out", tmp_path / "s.gif")
+    with Image.open(tmp_path / "s.gif") as moving:
+        assert getattr(moving, "n_frames", 1) == 4
+    files = [str(end) for end in ends]
+    done = there(TASK, "interpolate", painted["vae"]["run"], *files, "--out", tmp_path / "v.png")
+    assert done.code == 0, done.err
+    done = there(TASK, "interpolate", run, *files, "--out", tmp_path / "v.png")
+    assert done.code == 2
+    assert (
+        done.err == "dlkit: error: RUN: dcgan has no code to find for a picture; accepted: a vae\n"
+    )
+
+
+def test_a_vae_reconstructs(there: Runs, painted: dict[str, Any], tmp_path: Path) -> None:
+    x, _ = pictures(3, side=8, seed=5)
+    for i, picture in enumerate(x):
+        Image.fromarray(picture[..., 0]).save(tmp_path / f"{i}.png")
+    done = there(
+        TASK, "reconstruct", painted["vae"]["run"], tmp_path, "--out", tmp_path / "r.png", "--json"
+    )
+    assert done.code == 0, done.err
+    assert done.json["pictures"] == 3
+    assert 0 < done.json["mse"] < 0.2
+    assert read(tmp_path / "r.png").shape[0] > 8
+
+
+def test_it_is_judged_again_on_other_pictures(there: Runs, painted: dict[str, Any]) -> None:
+    own = there(TASK, "evaluate", painted["dcgan"]["run"], "--json")
+    assert own.code == 0, own.err
+    # The export's pictures are the model's.
+    assert own.json["metrics"]["fid"] == pytest.approx(painted["dcgan"]["metrics"]["fid"], rel=1e-3)
+    x = 255 - pictures(60, side=10, seed=9)[0]
+    np.savez("inverted.npz", x=x)
+    other = there(TASK, "evaluate", painted["dcgan"]["run"], "--data", "./inverted.npz", "--json")
+    assert other.code == 0, other.err
+    assert other.json["metrics"]["fid"] > own.json["metrics"]["fid"]
+
+
+def test_the_run_is_in_the_store(there: Runs, painted: dict[str, Any]) -> None:
+    run = tracking.find_run(painted["dcgan"]["run"], TASK)
+    assert run.info.status == "FINISHED"
+    assert {"loss", "val_loss", "val_spread", "val_modes", "test_fid"} <= set(run.data.metrics)
+    assert tracking.config_of(run.info.run_id)["loss"] == "ns"
+    assert there(TASK, "export", run.info.run_id, "--out", "model").code == 0
+
+
+REFUSED = [
+    (["train", "--model", "dcgan", "--image-size", "30"], "cannot make 30 x 30; the nearest side that it can: 32"),
+    (["train", "--model", "dcgn"], "did you mean 'dcgan'?"),
+    (["train", "--loss", "hing"], "did you mean 'hinge'?"),
+    (["train", "--data", "stacked-mnst"], "did you mean 'stacked-mnist'?"),
+    (["train", "--diff-augment", "colour"], "no 'colour' (did you mean 'color'?); accepted: none, or of"),
+    (["train", "--loss", "wgan-gp", "-p", "discriminator_norm=batch"], "which batch norm mixes"),
+    (["train", "--model", "dcgan", "--binarise", "fixed"], "--binarise is for vae; dcgan takes grey levels"),
+    (["train", "--model", "cyclegan"], "accepted: --data-b SOURCE, or --domains A,B"),
+    (["train", "--model", "cyclegan", "--domains", "3"], "--domains: got '3'; accepted: two classes, A,B"),
+    (["train", "--model", "gan", "--data-b", "digits"], "are for cyclegan, not for gan"),
+    (["train", "--batch-size", "6", "-p", "pac=4"], "6 pictures cannot be judged 4 at a time"),
+    (["train", "--feature-weights", "none.h5"], "--feature-weights: no file none.h5"),
+    (["train", "--data", "./missing/"], "no file or folder ./missing/"),
+    (["generate", "latest", "--count", "0", "--out", "x"], "0 is not in the range x>=1"),
+    (["generate", "latest", "--out", "x.jpg"], "accepted: a folder, or a name in .png"),
+    (["generate", "latest", "--count", "9999", "--out", "x.png"], "accepted: at most 2,500, or a folder"),
+    (["generate", "latest", "--truncation", "0", "--out", "x"], "--truncation: got 0; accepted: at least 0.01"),
+    (["interpolate", "latest", "1", "a.png", "--out", "x.png"], "accepted: two seeds, or two files"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "words"), REFUSED, ids=[" ".join(a) for a, _ in REFUSED])
+def test_what_is_not_accepted_is_told(there: Runs, arguments: list[str], words: str) -> None:
+    done = there(TASK, *arguments)
+    assert done.code == 2
+    assert words in done.err
+    assert done.err.count("\n") == 1
+    assert not Path("x").exists()
+
+
+def test_a_label_that_is_none(there: Runs, painted: dict[str, Any]) -> None:
+    done = there(TASK, "generate", painted["cgan"]["run"], "--label", "dots", "--out", "x")
+    assert done.code == 2
+    assert "no label 'dots' (did you mean 'dot'?); accepted: cross, dot, stripe" in done.err
+    done = there(TASK, "generate", painted["dcgan"]["run"], "--label", "dot", "--out", "x")
+    assert "--label: dcgan knows no labels; leave it out" in done.err
+    done = there(TASK, "translate", painted["dcgan"]["run"], "drawn.npz", "--out", "x")
+    assert "RUN: dcgan makes pictures from noise; take generate" in done.err
+
+
+def test_folders_without_classes_and_empty_ones(dlkit: Runs, here: Path) -> None:
+    (here / "empty").mkdir()
+    done = dlkit(TASK, "train", "--data", "./empty/")
+    assert done.code == 2
+    assert "no images (.png" in done.err
+    (here / "a").mkdir()
+    for i, picture in enumerate(pictures(4, side=8)[0]):
+        Image.fromarray(picture[..., 0]).save(here / "a" / f"{i}.png")
+    done = dlkit(TASK, "train", "--model", "cyclegan", "--data", "./a/", "--data-b", "./empty/")
+    assert done.code == 2
+    assert done.err.startswith("dlkit: error: --data-b empty: no images")
+    done = dlkit(TASK, "train", "--data", "./a/")
+    assert done.code == 2
+    assert "accepted: at least 20" in done.err
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_folder_of_grey_and_colour_is_made_square(dlkit: Runs, here: Path) -> None:
+    generator = np.random.default_rng(0)
+    (here / "mixed").mkdir()
+    for i in range(60):
+        shape = (10, 12, 3) if i % 3 else (10, 12)
+        x = generator.integers(0, 255, shape).astype(np.uint8)
+        Image.fromarray(x).save(here / "mixed" / f"{i:02}.png")
+    done = dlkit(
+        TASK, "train", "--data", "./mixed/", "--model", "dcgan", *SMALL["dcgan"], "--epochs", "1"
+    )
+    assert done.code == 0, done.err
+    assert (
+        "pictures of 10 x 12 are brought to 12 x 12, the nearest that the model makes" in done.err
+    )
+    assert "data ./mixed/: 12 x 12 x 3, 1 class," in done.err
+    assert "telling rotations" in done.err
+
+
+WAYS = [
+    pytest.param(["--model", "dcgan", *SMALL["dcgan"], "--diff-augment", "translation"], id="dcgan"),
+    pytest.param(["--model", "cgan", *SMALL["cgan"]], id="cgan", marks=pytest.mark.slow),
+    pytest.param(["--model", "gan", "-p", "generator=[16]", "-p", "discriminator=[8]"], id="gan", marks=pytest.mark.slow),
+    pytest.param(["--model", "vae", *SMALL["vae"], "--binarise", "dynamic"], id="vae", marks=pytest.mark.slow),
+    pytest.param(["--model", "ddpm", "-p", "filters=8"], id="ddpm", marks=pytest.mark.slow),
+    pytest.param(["--model", "progan", "-p", "latent_dim=6", "-p", "filters=8"], id="progan", marks=pytest.mark.slow),
+    pytest.param(["--model", "cyclegan", "--domains", "cross,dot", "-p", "filters=4", "-p", "blocks=1"], id="cyclegan", marks=pytest.mark.slow),
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("more", WAYS)
+def test_a_killed_run_ends_as_the_whole_one(dlkit: Runs, here: Path, more: list[str]) -> None:
+    seed = int.from_bytes(os.urandom(4))
+    chance = random.Random(seed)
+    x, y = pictures(240, side=8)
+    np.savez(here / "drawn.npz", x=x, y=np.array(["cross", "stripe", "dot"])[y])
+    arguments = [
+        TASK,
+        "train",
+        "--data",
+        "./drawn.npz",
+        *more,
+        "--batch-size",
+        "16",
+        "--epochs",
+        "8",
+    ]
+    whole = dlkit(*arguments, "--json")
+    assert whole.code == 0, whole.err
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD, *arguments], stderr=subprocess.PIPE, text=True, cwd=here
+    )
+    assert process.stderr
+    lines, after = [], chance.randint(1, 5)
+    for line in process.stderr:
+        lines.append(line)
+        if line.startswith(f"epoch {after}/"):
+            break
+    time.sleep(chance.random() * 0.3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    (run,) = [line.split()[1] for line in lines if line.startswith("run ")]
+    rest = dlkit(TASK, "train", "--resume", run, "--json")
+    assert rest.code == 0, rest.err
+    assert rest.json["run"] == run
+    hashes = [
+        tracking.find_run(each, TASK).data.tags["dlkit.weights"]
+        for each in (whole.json["run"], run)
+    ]
+    assert hashes[0] == hashes[1], f"seed {seed}"
+    assert rest.json["metrics"] == whole.json["metrics"]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("on_collapse", ["warn", "stop"])
+def test_collapse_is_told(
+    dlkit: Runs, here: Path, monkeypatch: pytest.MonkeyPatch, on_collapse: str
+) -> None:
+    from dlkit import collapse
+
+    monkeypatch.setattr(collapse, "FIRST_STEPS", 1)
+    x, y = pictures(120, side=8)
+    np.savez(here / "drawn.npz", x=x, y=y)
+    # A generator of one number, hardly trained, draws one picture.
+    done = dlkit(
+        TASK, "train", "--data", "./drawn.npz", "-p", "latent_dim=1", "-p", "filters=2",
+        "--learning-rate", "1e-6", "--epochs", "3", "--on-collapse", on_collapse, "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    run = tracking.find_run(done.json["run"], TASK)
+    assert "collapsed after" in run.data.tags["dlkit.collapsed"]
+    report = json.loads(Path(done.json["report"]).read_text())
+    assert any("had collapsed after" in note for note in report["notes"])
+    epochs = len(tracking.client().get_metric_history(run.info.run_id, "val_collapsed"))
+    assert epochs == (3 if on_collapse == "warn" else 1)
