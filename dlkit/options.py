@@ -244,7 +244,8 @@ def resolve(config: type[C], given: Mapping[str, Any], file: str | None = None) 
     values = read_config_file(file, config) if file else {}
     params = {**values.pop("params", {}), **parse_params(given.get("params") or ())}
     values |= {k: v for k, v in given.items() if v is not None and k != "params"}
-    presets = dict(config.presets(values)) if hasattr(config, "presets") else {}
+    own = getattr(config, "presets", None)
+    presets = dict(own(values)) if own else {}
     return config(**(presets | values | {"params": {**presets.get("params", {}), **params}}))
 
 

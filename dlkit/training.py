@@ -5,11 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +18,7 @@ from dlkit import checkpoint, health, plan, steps
 from dlkit.errors import DataError, Interrupted, TrainingError
 from dlkit.plan import Pace, Position, Validated
 from dlkit.progress import Progress
+from dlkit.signals import deferred_signals
 
 CHUNK_SECONDS = 0.5
 # A checkpoint of ResNet-20 costs about 40 ms: at this distance a thousandth of the time.
@@ -39,30 +37,6 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
     keras.utils.set_random_seed(seed)
     if deterministic:
         tf.config.experimental.enable_op_determinism()
-
-
-@contextmanager
-def _deferred_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM, so that training stops between two steps, not within one.
-
-    A second SIGINT is not held back.
-    """
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-
-    def note(number: int, frame: Any) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def fit(
@@ -315,7 +289,7 @@ def fit(
     progress = Progress(quiet)
     good = good or state_now()
     try:
-        with _deferred_signals() as signals:
+        with deferred_signals() as signals:
             if not resumed:
                 if probe is not None:
                     at.probes, _ = health.record(None, 0, probe, sample)

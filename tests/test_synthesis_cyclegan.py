@@ -94,7 +94,9 @@ def test_sides_that_do_not_divide_by_4_are_told(shape: tuple, nearest: int) -> N
 def test_a_discriminator_judges_patches_that_fit(side: int, patch: int) -> None:
     model: Any = cyclegan(spec(side, side), **SMALL)
     judge = model.judge_a
-    x = tf.Variable(np.random.default_rng(0).normal(size=(1, side, side, 1)).astype(np.float32))
+    x = tf.Variable(
+        tf.constant(np.random.default_rng(0).normal(size=(1, side, side, 1)), "float32")
+    )
     bare = unnormalised(judge)
     with tf.GradientTape() as tape:
         logits = bare(x)

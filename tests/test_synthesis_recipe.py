@@ -344,7 +344,7 @@ def test_a_killed_run_ends_as_the_whole_one(dlkit: Runs, here: Path, more: list[
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("on_collapse", ["warn", "stop"])
+@pytest.mark.parametrize("on_collapse", ["warn", "stop", "restore"])
 def test_collapse_is_told(
     dlkit: Runs, here: Path, monkeypatch: pytest.MonkeyPatch, on_collapse: str
 ) -> None:
@@ -358,6 +358,10 @@ def test_collapse_is_told(
         TASK, "train", "--data", "./drawn.npz", "-p", "latent_dim=1", "-p", "filters=2",
         "--learning-rate", "1e-6", "--epochs", "3", "--on-collapse", on_collapse, "--json",
     )  # fmt: skip
+    if on_collapse == "restore":  # twice with half the rate, and then it is given up
+        assert done.code == 2
+        assert "diverged at learning rates 1e-06, 5e-07 and 2.5e-07: the pictures have" in done.err
+        return
     assert done.code == 0, done.err
     run = tracking.find_run(done.json["run"], TASK)
     assert "collapsed after" in run.data.tags["dlkit.collapsed"]
@@ -365,3 +369,33 @@ def test_collapse_is_told(
     assert any("had collapsed after" in note for note in report["notes"])
     epochs = len(tracking.client().get_metric_history(run.info.run_id, "val_collapsed"))
     assert epochs == (3 if on_collapse == "warn" else 1)
+
+
+def test_pictures_are_served(there: Runs, painted: dict[str, Any], tmp_path: Path) -> None:
+    import asyncio
+    import base64
+
+    import httpx
+
+    from dlkit.serving.app import create_app
+    from dlkit.serving.model import load_model
+
+    app = create_app({"drawn": load_model("drawn", Path(painted["cgan"]["export"]))})
+
+    async def asked(body: dict[str, Any]) -> httpx.Response:
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            return await client.post("/v1/models/drawn:predict", json=body)
+
+    rows = [{"seed": 4, "label": 1}, {"seed": 5, "label": 0}]
+    answer = asyncio.run(asked({"signature_name": "png", "instances": rows}))
+    assert answer.status_code == 200, answer.text
+    there(
+        TASK, "generate", painted["cgan"]["run"], "--count", "1", "--seed", "4", "--label", "dot",
+        "--out", tmp_path / "one",
+    )  # fmt: skip
+    sent = io.BytesIO(base64.b64decode(answer.json()["predictions"][0]["b64"]))
+    with Image.open(sent) as image:
+        np.testing.assert_array_equal(np.array(image), read(tmp_path / "one" / "0000000004.png"))
+    plain = asyncio.run(asked({"instances": rows})).json()["predictions"]
+    assert np.array(plain[0]).shape == (8, 8, 1)

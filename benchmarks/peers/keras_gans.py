@@ -120,7 +120,7 @@ class Wgan(keras.Model):
                 loss = tf.reduce_mean(self.critic(fake, training=True)) - tf.reduce_mean(
                     self.critic(real, training=True)
                 )
-                alpha = tf.random.uniform((n, 1, 1, 1))  # uniform, as the paper has it
+                alpha = tf.random.uniform(tf.stack([n, 1, 1, 1]))  # uniform, as the paper has it
                 between = real + alpha * (fake - real)
                 with tf.GradientTape() as inner:
                     inner.watch(between)

@@ -141,8 +141,8 @@ class Adversarial(keras.Model):
             fake = self._picture(self._noise(tf.shape(real)[0]), label, training=True)
             of_fake = self._judge(fake, label, training=True)
             # Most losses leave the real ones out; where one does not, they cost another pass.
-            relative = self.adversary is ADVERSARIES["relativistic"]
-            of_real = self._judge(real, label, training=True) if relative else of_fake
+            seen = self.adversary.relative
+            of_real = self._judge(real, label, training=True) if seen else of_fake
             loss = self.adversary.generator(of_real, of_fake)
         self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
         self.means["loss"].update_state(loss)
@@ -166,9 +166,8 @@ class Adversarial(keras.Model):
         return tape.gradient(logits, pictures)
 
     def _note(self, loss: Any, of_real: Any, of_fake: Any) -> None:
-        # Half way between what a loss wants of real and of generated pictures.
-        middle = 0.5 if self.adversary is ADVERSARIES["lsgan"] else 0.0
-        if self.adversary is ADVERSARIES["wgan-gp"]:  # no zero of its own
+        middle = self.adversary.middle
+        if middle is None:
             middle = 0.5 * (tf.reduce_mean(of_real) + tf.reduce_mean(of_fake))
         self.means["discriminator_loss"].update_state(loss)
         right = {"real_accuracy": of_real > middle, "fake_accuracy": of_fake < middle}

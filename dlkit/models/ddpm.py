@@ -19,7 +19,7 @@ def ddpm(
     multipliers: list[int] = (1, 2),  # type: ignore[assignment]
     depth: int = 1,
     patch_size: int = 2,
-    conditional: bool = True,
+    conditional: bool | None = None,
     label_dropout: float = 0.1,
     guidance: float = 1.0,
     target: Literal["v", "epsilon"] = "v",
@@ -37,7 +37,7 @@ def ddpm(
         patch_size: pixels that the first convolution steps over, and the last one restores: 2 costs
             a quarter of 1.
         conditional: whether the net is told labels. It then also learns pictures of any label, and
-            draws either; told, it draws better, so this is the default.
+            draws either; told, it draws better. None: where there are two labels or more.
         label_dropout: share of the pictures whose label is left out in training, in [0, 1).
         guidance: weight of the difference that the label makes: 0 draws as if none were told, 1 as
             told; above 1 pictures are clearer and less varied, and cost twice.
@@ -69,6 +69,7 @@ def ddpm(
         )
     if sample_steps > steps:
         raise SpecError(f"-p sample_steps: got {sample_steps}; accepted: 1 to {steps}, the steps")
+    conditional = spec.outputs > 1 if conditional is None else conditional
     if conditional and spec.outputs < 2:
         raise SpecError("-p conditional: the data has no classes to tell; accepted: false")
     if conditional and guidance != 1.0 and not label_dropout:

@@ -19,11 +19,16 @@ class Adversary(NamedTuple):
     Attributes:
         discriminator, generator: functions of `(real, fake)`.
         penalised: whether the paper's critic has the gradient penalty.
+        relative: whether the generator's loss needs the logits of real pictures.
+        middle: logit between what is wanted of real and of generated pictures; None where the loss
+            has none of its own.
     """
 
     discriminator: Callable[[Any, Any], Any]
     generator: Callable[[Any, Any], Any]
     penalised: bool = False
+    relative: bool = False
+    middle: float | None = 0.0
 
 
 def ns_discriminator(real: Any, fake: Any) -> Any:
@@ -73,8 +78,10 @@ def relativistic_generator(real: Any, fake: Any) -> Any:
 
 ADVERSARIES = {
     "ns": Adversary(ns_discriminator, ns_generator),
-    "wgan-gp": Adversary(wasserstein_discriminator, wasserstein_generator, penalised=True),
+    "wgan-gp": Adversary(
+        wasserstein_discriminator, wasserstein_generator, penalised=True, middle=None
+    ),
     "hinge": Adversary(hinge_discriminator, wasserstein_generator),
-    "lsgan": Adversary(lsgan_discriminator, lsgan_generator),
-    "relativistic": Adversary(relativistic_discriminator, relativistic_generator),
+    "lsgan": Adversary(lsgan_discriminator, lsgan_generator, middle=0.5),
+    "relativistic": Adversary(relativistic_discriminator, relativistic_generator, relative=True),
 }

@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from dlkit.models.adversarial import Adversarial
 from dlkit.models.diff_augment import augmented
-from dlkit.models.gan_losses import ADVERSARIES
 
 
 class Growth(NamedTuple):
@@ -187,7 +186,7 @@ class Progressive(Adversarial):
         with tf.GradientTape() as tape:
             fake = self._picture(self._noise(tf.shape(real)[0]), label, training=True)
             of_fake = self._judge(fake, label, training=True)
-            relative = self.adversary == ADVERSARIES["relativistic"]
+            relative = self.adversary.relative
             of_real = self._judge(real, label, training=True) if relative else of_fake
             loss = self.adversary.generator(of_real, of_fake)
         self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))

@@ -21,12 +21,18 @@ BINARY = ("vae",)
 
 # Where a family of models trains better otherwise than by the defaults; chosen on validation.
 PRESETS: dict[str, dict[str, Any]] = {
-    "vae": {"learning_rate": 1e-3, "beta_1": 0.9, "ema": 0.99},
-    "ddpm": {"learning_rate": 1e-3, "beta_1": 0.9, "ema": 0.995},
+    "vae": {"beta_1": 0.9, "ema": 0.99},
+    "ddpm": {"beta_1": 0.9, "ema": 0.995},
     "cgan": {"loss": "hinge"},
-    "progan": {"loss": "wgan-gp", "learning_rate": 1e-3, "beta_1": 0.0, "batch_size": 32},
-    "cyclegan": {"loss": "lsgan", "batch_size": 8},
-}
+    "progan": {
+        "loss": "wgan-gp", "critic_steps": 1, "learning_rate": 3e-3, "beta_1": 0.0,
+        "beta_2": 0.99, "batch_size": 32, "ema": 0.99,
+    },
+    "cyclegan": {
+        "loss": "lsgan", "learning_rate": 5e-4, "schedule": "linear", "batch_size": 8,
+        "discriminator_rate": 4.0, "ema": None,
+    },
+}  # fmt: skip
 # What a loss asks of the discriminator and of the optimisers; a model's own preset comes first.
 LOSS_PRESETS: dict[str, dict[str, Any]] = {
     "wgan-gp": {
@@ -35,7 +41,7 @@ LOSS_PRESETS: dict[str, dict[str, Any]] = {
         "beta_2": 0.9,
         "params": {"discriminator_norm": "layer"},
     },
-    "hinge": {"beta_1": 0.0, "params": {"discriminator_norm": "spectral"}},
+    "hinge": {"params": {"discriminator_norm": "spectral"}},
 }
 
 
@@ -103,7 +109,7 @@ class Config:
         "What the layers compute in while training; weights and answers stay float32.",
         choices=("float32", "bfloat16"),
     )
-    learning_rate: float = option(2e-4, "Peak learning rate of Adam.", above=0)
+    learning_rate: float = option(1e-3, "Peak learning rate of Adam.", above=0)
     beta_1: float = option(0.5, "Decay of Adam's first moments.", minimum=0, below=1)
     beta_2: float = option(0.999, "Decay of Adam's second moments.", above=0, below=1)
     schedule: str = option(

@@ -252,4 +252,4 @@ def one_level() -> Any:
 
     from dlkit.export import TOLERANCE
 
-    return np.float64(1.0 / TOLERANCE)
+    return np.array(1.0 / TOLERANCE)
