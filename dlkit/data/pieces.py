@@ -124,6 +124,11 @@ def _tables(files: Sequence[str], about: Mapping[str, Any], notes: list[str]) ->
             heading = own if heading is None else heading
             left_out |= dict.fromkeys(name for name in frame if name not in heading)
             raw = tables.inputs(numbers(frame, columns), columns, f"FILE {file}", first)
+            if windows is not None and first == 1 and len(frame) < windows.size:
+                raise DataError(
+                    f"FILE {file}: {counted(len(frame), 'row')}; the model reads windows of "
+                    f"{windows.size}"
+                )
             _count_unseen(raw, columns, unseen)
             frame = frame.reindex(columns=heading)
             piece = Piece(frame, raw) if windows is None else windows.piece(frame, raw["rows"])
@@ -192,8 +197,6 @@ class Windows:
         fresh = len(whole) - len(frame)
         self.before = whole[-(self.size - 1) :]
         missing = min(self.size - 1 - fresh, len(frame))
-        if len(whole) < self.size:
-            return Piece(frame, {"window": np.empty((0, self.size, whole.shape[1]))}, len(frame))
         seen = np.lib.stride_tricks.sliding_window_view(whole, self.size, axis=0)
         return Piece(frame, {"window": seen.transpose(0, 2, 1)}, missing)
 

@@ -92,14 +92,16 @@ class Adversarial(keras.Model):
 
     def _picture(self, noise: Any, label: Any, training: bool) -> Any:
         given = [noise, label] if self.conditional else noise
-        return self.generator(given, training=training)
+        # Losses and what is shown are float32, also where layers compute in less.
+        return tf.cast(self.generator(given, training=training), tf.float32)
 
     def _judge(self, pictures: Any, label: Any, training: bool) -> Any:
         """Return logits of pictures as they are shown to the discriminator."""
         x = augmented(pictures, self.augment, self.seed_generator)
         if self.pac > 1:
             x = packed(x, self.pac)
-        return self.discriminator([x, label] if self.conditional else x, training=training)
+        given = [x, label] if self.conditional else x
+        return tf.cast(self.discriminator(given, training=training), tf.float32)
 
     def _noise(self, rows: Any) -> Any:
         return random.normal((rows, *self.noise_shape), seed=self.seed_generator)

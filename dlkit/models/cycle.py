@@ -110,15 +110,15 @@ class CycleGan(keras.Model):
         with tf.GradientTape() as tape:
             # Instance norm keeps the pictures of a batch apart, so that two batches go as one.
             if self.identity:
-                fake_b, same_b = tf.split(self.a_to_b(tf.concat([a, b], 0), training=True), 2)
-                fake_a, same_a = tf.split(self.b_to_a(tf.concat([b, a], 0), training=True), 2)
+                fake_b, same_b = tf.split(answer(self.a_to_b, tf.concat([a, b], 0)), 2)
+                fake_a, same_a = tf.split(answer(self.b_to_a, tf.concat([b, a], 0)), 2)
                 identity = absolute(same_a, a) + absolute(same_b, b)
             else:
-                fake_b, fake_a = self.a_to_b(a, training=True), self.b_to_a(b, training=True)
+                fake_b, fake_a = answer(self.a_to_b, a), answer(self.b_to_a, b)
                 identity = 0.0
-            back_a, back_b = self.b_to_a(fake_b, training=True), self.a_to_b(fake_a, training=True)
+            back_a, back_b = answer(self.b_to_a, fake_b), answer(self.a_to_b, fake_a)
             cycle = absolute(back_a, a) + absolute(back_b, b)
-            of_fake = self.judge_a(fake_a, training=True), self.judge_b(fake_b, training=True)
+            of_fake = answer(self.judge_a, fake_a), answer(self.judge_b, fake_b)
             # The weights of the others are for least squares without a half.
             deceived = 2.0 * tf.add_n([lsgan_generator(logits, logits) for logits in of_fake])
             loss = deceived + self.cycle * cycle + self.identity * identity
@@ -132,7 +132,7 @@ class CycleGan(keras.Model):
         with tf.GradientTape() as tape:
             pairs = (self.judge_a, (a, fake_a)), (self.judge_b, (b, fake_b))
             loss = tf.add_n([
-                lsgan_discriminator(*tf.split(judge(tf.concat(pair, 0), training=True), 2))
+                lsgan_discriminator(*tf.split(answer(judge, tf.concat(pair, 0)), 2))
                 for judge, pair in pairs
             ])  # fmt: skip
         gradients = tape.gradient(loss, weights)
@@ -162,6 +162,11 @@ class CycleGan(keras.Model):
     def get_compile_config(self) -> None:
         """Say nothing of training: a saved model is there to translate."""
         return None
+
+
+def answer(net: keras.Model, x: Any) -> Any:
+    """Return what a net gives in training; losses are float32, also where layers compute in less."""
+    return tf.cast(net(x, training=True), tf.float32)
 
 
 def absolute(x: Any, y: Any) -> Any:

@@ -159,12 +159,12 @@ class Progressive(Adversarial):
 
     def _picture(self, noise: Any, label: Growth, training: bool) -> Any:
         alpha = tf.fill((tf.shape(noise)[0],), label.alpha)
-        return self._nets(label.stage)[0]([noise, alpha], training=training)
+        return tf.cast(self._nets(label.stage)[0]([noise, alpha], training=training), tf.float32)
 
     def _judge(self, pictures: Any, label: Growth, training: bool) -> Any:
         x = augmented(pictures, self.augment, self.seed_generator)
         alpha = tf.fill((tf.shape(x)[0],), label.alpha)
-        return self._nets(label.stage)[1]([x, alpha], training=training)
+        return tf.cast(self._nets(label.stage)[1]([x, alpha], training=training), tf.float32)
 
     def _train_discriminator(self, real: Any, label: Growth) -> None:
         weights = self._nets(label.stage)[1].trainable_variables

@@ -25,7 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "ddpm": {"beta_1": 0.9, "ema": 0.995},
     "cgan": {"loss": "hinge"},
     "progan": {
-        "loss": "wgan-gp", "critic_steps": 1, "learning_rate": 3e-3, "beta_1": 0.0,
+        "loss": "wgan-gp", "learning_rate": 3e-3, "beta_1": 0.0,
         "beta_2": 0.99, "batch_size": 32, "ema": 0.99,
     },
     "cyclegan": {
@@ -35,12 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 # What a loss asks of the discriminator and of the optimisers; a model's own preset comes first.
 LOSS_PRESETS: dict[str, dict[str, Any]] = {
-    "wgan-gp": {
-        "critic_steps": 3,
-        "beta_1": 0.0,
-        "beta_2": 0.9,
-        "params": {"discriminator_norm": "layer"},
-    },
+    "wgan-gp": {"beta_1": 0.0, "beta_2": 0.9, "params": {"discriminator_norm": "layer"}},
     "hinge": {"params": {"discriminator_norm": "spectral"}},
 }
 
