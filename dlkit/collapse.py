@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from dlkit.sampling import Sampler, labels_like
 
 # Pictures that are looked at after each epoch.
 LOOKED_AT = 1000
+# Real ones that they are held against.
+MOST_REAL = 5000
 # Shown in the grid.
 SHOWN = 64
 # Before so many steps of the generator nothing is said: noise is alike as well.
@@ -71,21 +73,21 @@ class Watch:
 
             self.test = test
         else:
-            real = np.asarray(data.validation.x[:5000])
-            self.features, probabilities = net.look(real)
-            self.looked_at = min(LOOKED_AT, len(real))
+            # Drawn, since a source may come class by class.
+            order = np.random.default_rng(0).permutation(len(data.validation))[:MOST_REAL]
+            self.features, probabilities = net.look(np.asarray(data.validation.x[order]))
+            self.looked_at = min(LOOKED_AT, len(order))
             self.real_modes = classes(probabilities[: self.looked_at])
             self.real_spread = spread(self.features[:LOOKED_AT])
 
-    def __call__(self) -> Validated:
-        """Measure; see the class."""
+    def __call__(self, logs: Mapping[str, float]) -> Validated:
+        """Measure; see the class. `logs` are the epoch's metrics."""
         if not self.adversarial:
             self.model.reset_metrics()
             self.test()
             found = {k: float(v) for k, v in self.model.get_metrics_result().items()}
             self.shown = self.sampler(0, self.labels[:SHOWN])
             return Validated(found)
-        right = {k: float(v) for k, v in self.model.get_metrics_result().items()}
         pixels = self.sampler(0, self.labels)
         self.shown = pixels[:SHOWN]
         features, probabilities = self.net.look(pixels)
@@ -97,7 +99,7 @@ class Watch:
             found["modes"] = classes(probabilities[: self.looked_at]) / self.real_modes
         words = None
         if int(self.model.optimizer.iterations.numpy()) >= FIRST_STEPS:
-            words = self.trouble(found, right)
+            words = trouble(found, logs)
         found["collapsed"] = float(words is not None)
         if words is None:
             return Validated(found)
@@ -106,19 +108,22 @@ class Watch:
             return Validated(found)
         return Validated(found, words, ends=self.on_collapse == "stop")
 
-    def trouble(self, found: dict[str, float], right: dict[str, float]) -> str | None:
-        """Return what is wrong with the pictures, or None."""
-        if found["spread"] < SPREAD:
-            return f"the pictures have collapsed: they differ {found['spread']:.2f} as much as real ones"
-        if found.get("modes", 1.0) < CLASSES:
-            return (
-                f"the pictures have collapsed: {found['modes']:.0%} of the classes that as many real "
-                "ones show"
-            )
-        known = right.get("real_accuracy"), right.get("fake_accuracy")
-        if all(share is not None and share >= WON for share in known):
-            return "the discriminator is always right: the generator learns little from it"
-        return None
+
+def trouble(found: Mapping[str, float], logs: Mapping[str, float]) -> str | None:
+    """Return what is wrong with pictures, by what `Watch` found and the epoch's metrics, or None."""
+    if found["spread"] < SPREAD:
+        return (
+            f"the pictures have collapsed: they differ {found['spread']:.2f} as much as real ones"
+        )
+    if found.get("modes", 1.0) < CLASSES:
+        return (
+            f"the pictures have collapsed: {found['modes']:.0%} of the classes that as many real "
+            "ones show"
+        )
+    known = logs.get("real_accuracy"), logs.get("fake_accuracy")
+    if all(share is not None and share >= WON for share in known):
+        return "the discriminator is always right: the generator learns little from it"
+    return None
 
 
 def spread(features: np.ndarray) -> float:

@@ -42,7 +42,7 @@ def seed_everything(seed: int, deterministic: bool = False) -> None:
 def fit(
     model: keras.Model,
     stream: Callable[[int, int], tf.data.Dataset],
-    validation: tf.data.Dataset | Callable[[], Validated],
+    validation: tf.data.Dataset | Callable[[dict[str, float]], Validated],
     *,
     steps_per_epoch: int,
     batch_size: int,
@@ -79,8 +79,8 @@ def fit(
     Args:
         model: compiled; its `train_step` and `test_step` do the work.
         stream: `(epoch, step)` to an endless dataset of training batches from there.
-        validation: finite dataset, read after each epoch; or a function called then, with the
-            averaged weights in the model where there are any.
+        validation: finite dataset, read after each epoch; or a function called then with the
+            epoch's metrics, and with the averaged weights in the model where there are any.
         steps_per_epoch: batches an epoch.
         batch_size: examples a batch, for the rate shown.
         epochs: most epochs, or None (then `time_limit` is needed).
@@ -175,9 +175,9 @@ def fit(
         for batch in cast(tf.data.Dataset, validation):
             model.test_step(batch)
 
-    def validate() -> Validated:
+    def validate(logs: dict[str, float]) -> Validated:
         if callable(validation):
-            return validation()
+            return validation(logs)
         test()
         return Validated(results())
 
@@ -241,7 +241,7 @@ def fit(
         if not all(np.isfinite(a).all() for a in now if a.dtype.kind == "f"):
             return f"a variable is not finite after step {at.step}"
         held = steps.swap_in(averages, model)
-        found = validate()
+        found = validate(logs)
         logs |= {f"val_{name}": value for name, value in found.metrics.items()}
         model.reset_metrics()
         if found.trouble is not None and not found.ends:
@@ -343,7 +343,7 @@ def fit(
                 progress.update(at.step, at.total, logs, rate)
                 if at.total is None and plan.measured(at, pace, spent()) and not plans_later():
                     if not pace.ends:
-                        pace.end(plan.cost_of_epoch_end(counters, validate))
+                        pace.end(plan.cost_of_epoch_end(counters, lambda: validate({})))
                     plan.make_plan(at, pace, spent(), steps_per_epoch)
                     save()
                     pace = Pace()

@@ -281,6 +281,12 @@ def test_a_series_is_trained_on_scored_and_exported(
     where = np.unravel_index(np.argmax(answer["feature_scores"][1]), (16, 2))
     assert where[1] == 1 and 9 <= where[0] <= 12
 
+    pd.read_csv(waves).head(5).to_csv("five.csv", index=False)
+    done = dlkit(TASK, "predict", "latest", "five.csv", "--output", "out.csv")
+    assert done.code == 2
+    assert done.err == ("dlkit: error: FILE five.csv: 5 rows; the model reads windows of 16\n")
+    assert not Path("out.csv").exists()
+
 
 def test_series_options_do_not_go_with_images_and_names_are_told(
     dlkit: Callable[..., Done], waves: Path

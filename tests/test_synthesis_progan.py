@@ -225,7 +225,7 @@ def trained(path: Path) -> str:
         return train_stream(arrays, prepare, batch_size=4, seed=1, epoch=epoch, step=step)
 
     training.fit(
-        model, stream, lambda: Validated({"loss": 1.0}),
+        model, stream, lambda logs: Validated({"loss": 1.0}),
         steps_per_epoch=6, batch_size=4, epochs=2, time_limit=None, schedule="constant",
         learning_rate=1e-3, warmup=0, patience=None, monitor="loss", path=path,
         on_epoch=lambda epoch, logs: None, descends=False, ema=0.9,

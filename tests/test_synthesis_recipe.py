@@ -371,6 +371,24 @@ def test_collapse_is_told(
     assert epochs == (3 if on_collapse == "warn" else 1)
 
 
+@pytest.mark.parametrize(
+    ("found", "logs", "words"),
+    [
+        ({"spread": 0.9, "modes": 1.0}, {"real_accuracy": 0.8, "fake_accuracy": 1.0}, None),
+        ({"spread": 0.3, "modes": 1.0}, {}, "they differ 0.30 as much as real ones"),
+        ({"spread": 0.9, "modes": 0.2}, {}, "20% of the classes that as many real ones show"),
+        ({"spread": 0.9}, {"real_accuracy": 1.0, "fake_accuracy": 1.0}, "is always right"),
+    ],
+)
+def test_what_is_trouble(
+    found: dict[str, float], logs: dict[str, float], words: str | None
+) -> None:
+    from dlkit.collapse import trouble
+
+    said = trouble(found, logs)
+    assert said is None if words is None else words in str(said)
+
+
 def test_pictures_are_served(there: Runs, painted: dict[str, Any], tmp_path: Path) -> None:
     import asyncio
     import base64

@@ -64,7 +64,8 @@ def translation_report(
         made = translate(originals, direction)
         back = translate(made, DIRECTIONS[1 - way])
         known = np.sort(generator.permutation(len(target.train))[:rows])
-        features = net.features(np.asarray(target.test.x[:rows]))
+        held = np.sort(generator.permutation(len(target.test))[:rows])
+        features = net.features(np.asarray(target.test.x[held]))
         shown = {
             "model": made,
             "untranslated": originals,

@@ -71,11 +71,15 @@ def train_translator(
             ]
             return np.concatenate(parts)
 
-        held = [np.asarray(data.validation.x[:1000]) for data in domains]
+        draw = np.random.default_rng(0)  # a source may come class by class
+        held = [
+            np.asarray(data.validation.x[draw.permutation(len(data.validation))[:1000]])
+            for data in domains
+        ]
         known = [net.features(x) for net, x in zip(nets, held, strict=True)]
         shown: list[Any] = []
 
-        def validate() -> Validated:
+        def validate(logs: dict[str, float]) -> Validated:
             made = [translate(x, way) for x, way in zip(held, DIRECTIONS, strict=True)]
             shown[:] = [np.concatenate([m[:32] for m in made])]
             far = [fid(known[1 - i], nets[1 - i].features(made[i])) for i in (0, 1)]
