@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -32,8 +33,11 @@ SMALL = {
     "vae": ["-p", "layers=dense", "-p", "units=[32]", "-p", "latent_dim=4"],
 }
 CHILD = """
+import dataclasses
 import sys
 from dlkit import training
+from dlkit.evaluation import feature_training
+feature_training.CNN = dataclasses.replace(feature_training.CNN, epochs=3, steps=1)
 training.SAVE_EVERY_SECONDS = 0.2
 from pipelines.cli import main
 sys.exit(main(sys.argv[1:]))
@@ -62,6 +66,15 @@ def painted(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> dict
     finally:
         os.chdir(before)
     return found
+
+
+@pytest.fixture
+def quick_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train judges for three epochs."""
+    from dlkit.evaluation import feature_training
+
+    recipe = dataclasses.replace(feature_training.CNN, epochs=3, steps=1)
+    monkeypatch.setattr(feature_training, "CNN", recipe)
 
 
 @pytest.fixture
@@ -268,7 +281,7 @@ def test_folders_without_classes_and_empty_ones(dlkit: Runs, here: Path) -> None
     assert "accepted: at least 20" in done.err
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.usefixtures("unchecked", "quick_judge")
 def test_a_folder_of_grey_and_colour_is_made_square(dlkit: Runs, here: Path) -> None:
     generator = np.random.default_rng(0)
     (here / "mixed").mkdir()
@@ -298,7 +311,7 @@ WAYS = [
 ]  # fmt: skip
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.usefixtures("unchecked", "quick_judge")
 @pytest.mark.parametrize("more", WAYS)
 def test_a_killed_run_ends_as_the_whole_one(dlkit: Runs, here: Path, more: list[str]) -> None:
     seed = int.from_bytes(os.urandom(4))
@@ -343,7 +356,7 @@ def test_a_killed_run_ends_as_the_whole_one(dlkit: Runs, here: Path, more: list[
     assert rest.json["metrics"] == whole.json["metrics"]
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.usefixtures("unchecked", "quick_judge")
 @pytest.mark.parametrize("on_collapse", ["warn", "stop", "restore"])
 def test_collapse_is_told(
     dlkit: Runs, here: Path, monkeypatch: pytest.MonkeyPatch, on_collapse: str
@@ -356,7 +369,7 @@ def test_collapse_is_told(
     # A generator of one number, hardly trained, draws one picture.
     done = dlkit(
         TASK, "train", "--data", "./drawn.npz", "-p", "latent_dim=1", "-p", "filters=2",
-        "--learning-rate", "1e-6", "--epochs", "3", "--on-collapse", on_collapse, "--json",
+        "-p", "discriminator_filters=2", "--learning-rate", "1e-6", "--epochs", "3", "--on-collapse", on_collapse, "--json",
     )  # fmt: skip
     if on_collapse == "restore":  # twice with half the rate, and then it is given up
         assert done.code == 2
