@@ -214,6 +214,7 @@ def check_keys(values: Mapping[str, Any], config: type, where: str) -> dict[str,
         OptionError: an unknown key (with the nearest known one) or a value that is not accepted.
     """
     types, known = field_types(config), {f.name: f for f in dataclasses.fields(config)}
+    hints = get_type_hints(config)
     checked: dict[str, Any] = {}
     for key, value in values.items():
         if key not in known:
@@ -222,7 +223,7 @@ def check_keys(values: Mapping[str, Any], config: type, where: str) -> dict[str,
             if not isinstance(value, dict):
                 raise OptionError(f"{where}: 'params' must be a table, got '{value}'")
             checked[key] = dict(value)
-        elif value is None and known[key].default is None:
+        elif value is None and type(None) in get_args(hints[key]):
             checked[key] = None
         else:
             kind, yes_no = types[key]

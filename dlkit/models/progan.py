@@ -171,8 +171,10 @@ def make_discriminator(base: int, widths: list[int], channels: int) -> keras.Mod
         for k in range(count)
     ]
 
-    def act(x: Any) -> Any:
-        return layers.LeakyReLU(LEAK)(x)
+    # Every layer has a name of its own: by names that Keras gives, which depend on what was built
+    # before, TensorFlow would order sums, and a resumed run would differ in the last digit.
+    def act(x: Any, name: str) -> Any:
+        return layers.LeakyReLU(LEAK, name=f"discriminator_act_{name}")(x)
 
     def convolution(width: int, name: str, side: int = 3) -> EqualConv2D:
         return EqualConv2D(width, side, padding="same", name=f"discriminator_{name}")
@@ -184,18 +186,22 @@ def make_discriminator(base: int, widths: list[int], channels: int) -> keras.Mod
     last = EqualDense(widths[0], name="discriminator_dense")
     logit = EqualDense(1, gain=1.0, name="discriminator_logit")
 
-    def halved(x: Any) -> Any:
-        return layers.AveragePooling2D(2)(x)
+    def halved(x: Any, name: str) -> Any:
+        return layers.AveragePooling2D(2, name=f"discriminator_halved_{name}")(x)
 
     def judged(x: Any, stage: int) -> Any:
-        features = act(seen[stage](x))
+        features = act(seen[stage](x), f"{stage}_rgb")
         for k in range(stage, 0, -1):
-            features = halved(act(second[k - 1](act(first[k](features)))))
+            name = f"{stage}_{k}"
+            features = act(first[k](features), f"{name}a")
+            features = halved(act(second[k - 1](features), f"{name}b"), name)
             if k == stage:
-                old = act(seen[k - 1](halved(x)))
+                old = act(seen[k - 1](halved(x, f"{name}_old")), f"{name}_old")
                 features = Fade(name=f"discriminator_fade_{k}")([old, features, alpha])
-        features = act(first[0](MinibatchDeviation()(features)))
-        return logit(act(last(layers.Flatten()(features))))
+        features = MinibatchDeviation(name=f"discriminator_deviation_{stage}")(features)
+        features = act(first[0](features), f"{stage}_0a")
+        features = layers.Flatten(name=f"discriminator_flat_{stage}")(features)
+        return logit(act(last(features), f"{stage}_dense"))
 
     logits = [judged(x, stage) for stage, x in enumerate(pictures)]
     return keras.Model([*pictures, alpha], logits, name="discriminator")

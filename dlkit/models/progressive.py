@@ -151,9 +151,11 @@ class Progressive(Adversarial):
         noise, alpha = self.generator.inputs
         pictures = self.discriminator.inputs[stage]
         return (
-            keras.Model([noise, alpha], self.generator.outputs[stage]),
+            keras.Model([noise, alpha], self.generator.outputs[stage], name=f"generator_{stage}"),
             keras.Model(
-                [pictures, self.discriminator.inputs[-1]], self.discriminator.outputs[stage]
+                [pictures, self.discriminator.inputs[-1]],
+                self.discriminator.outputs[stage],
+                name=f"discriminator_{stage}",
             ),
         )
 

@@ -48,6 +48,7 @@ def growth(
             stages = plan.stages(epochs * steps_per_epoch, model.count)
         write_atomically(path, lambda file: file.write(json.dumps(stages).encode()))
     model.stages = tuple(stages)
-    for (first, fades), side in zip(stages, model.sides, strict=True):
+    for (first, fades), pictures in zip(stages, model.generator.outputs, strict=True):
+        side = pictures.shape[1]
         say(f"{side} x {side} from step {first:,}, faded in by step {fades:,}", quiet)
     return Freeze([], stages[-1][0], 1.0) if config.time_limit is not None else None
