@@ -113,6 +113,15 @@ TABLE = [
     ),
 ]
 BY_ROW = pytest.mark.parametrize("row", TABLE, ids=[row.model for row in TABLE])
+# Training that takes long to trace.
+LONG = {"ddpm", "progan", "cyclegan"}
+BY_ROW_LONG_SLOW = pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, id=row.model, marks=[pytest.mark.slow] if row.model in LONG else [])
+        for row in TABLE
+    ],
+)
 
 
 def spec(side: int = SIDE, channels: int = 1) -> Spec:
@@ -212,7 +221,7 @@ def test_trains_and_survives_the_keras_format(row: Row, tmp_path: Path) -> None:
     np.testing.assert_array_equal(made(again), pictures)
 
 
-@BY_ROW
+@BY_ROW_LONG_SLOW
 def test_a_checkpoint_is_read_after_other_models_were_built(row: Row, tmp_path: Path) -> None:
     written = compiled(row)
     tf.function(written.train_step)(given(written))
