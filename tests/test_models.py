@@ -16,6 +16,8 @@ from test_anomaly_models import DETECTION
 from test_anomaly_models import TABLE as DETECTION_TABLE
 from test_forecast_models import FORECASTING
 from test_forecast_models import TABLE as FORECAST_TABLE
+from test_synthesis_models import SYNTHESIS
+from test_synthesis_models import TABLE as SYNTHESIS_TABLE
 from test_text_models import TABLE as TEXT_TABLE
 from test_text_models import TEXT
 
@@ -172,6 +174,7 @@ def test_every_model_has_a_row_and_every_row_a_model() -> None:
     rows = {(row.task, row.model) for row in TABLE} | {(TEXT, row.model) for row in TEXT_TABLE}
     rows |= {(FORECASTING, row.model) for row in FORECAST_TABLE}
     rows |= {(DETECTION, row.model) for row in DETECTION_TABLE}
+    rows |= {(SYNTHESIS, row.model) for row in SYNTHESIS_TABLE}
     assert names() == rows
 
 

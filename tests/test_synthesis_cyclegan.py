@@ -210,6 +210,7 @@ def test_a_run_killed_between_two_steps_ends_in_the_same_state(
     assert trained(tmp_path / "b.npz") == once
 
 
+@pytest.mark.slow
 def test_translations_learn_the_other_domain() -> None:
     model = made(filters=8, discriminator_filters=8, pool=20)
     a, b = domains(64)

@@ -187,6 +187,7 @@ def test_a_feature_net_is_kept_and_its_hash_is_checked(
     described.write_text(before)
 
 
+@pytest.mark.slow
 def test_a_feature_net_that_was_interrupted_ends_in_the_same_weights(
     small: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick: None
 ) -> None:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def painted(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> dict
         for model, params in SMALL.items():
             out = io.StringIO()
             arguments = ["train", "--data", "./drawn.npz", "--model", model, *params, "--json"]
-            with contextlib.redirect_stdout(out), exports_unchecked():
+            with contextlib.redirect_stdout(out), exports_unchecked(), judged_quickly():
                 code = main([TASK, *arguments, "--epochs", "3", "--batch-size", "16"])
             assert code == 0
             found[model] = json.loads(out.getvalue())
@@ -68,18 +68,30 @@ def painted(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> dict
     return found
 
 
-@pytest.fixture
-def quick_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+@contextlib.contextmanager
+def judged_quickly() -> Iterator[None]:
     """Train judges for three epochs."""
     from dlkit.evaluation import feature_training
 
     recipe = dataclasses.replace(feature_training.CNN, epochs=3, steps=1)
-    monkeypatch.setattr(feature_training, "CNN", recipe)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feature_training, "CNN", recipe)
+        yield
+
+
+@pytest.fixture
+def quick_judge() -> Iterator[None]:
+    """See `judged_quickly`."""
+    with judged_quickly():
+        yield
 
 
 @pytest.fixture
 def there(
-    painted: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    painted: dict[str, Any],
+    quick_judge: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> Runs:
     """Run a command line beside those runs."""
     monkeypatch.chdir(painted["folder"])
@@ -357,7 +369,9 @@ def test_a_killed_run_ends_as_the_whole_one(dlkit: Runs, here: Path, more: list[
 
 
 @pytest.mark.usefixtures("unchecked", "quick_judge")
-@pytest.mark.parametrize("on_collapse", ["warn", "stop", "restore"])
+@pytest.mark.parametrize(
+    "on_collapse", ["warn", "stop", pytest.param("restore", marks=pytest.mark.slow)]
+)
 def test_collapse_is_told(
     dlkit: Runs, here: Path, monkeypatch: pytest.MonkeyPatch, on_collapse: str
 ) -> None:
