@@ -119,6 +119,8 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
         if position.step < steps_per_epoch:
             steps = counted(position.step, "step")
             heard.append(f"the time limit left room for {steps}, not one epoch")
+        if grows is not None and position.step < grows.steps:
+            heard.append("the time limit ended training before the pictures had grown to full size")
         collapsed = run.history(("val_collapsed",)).get("val_collapsed", [])
         epochs_of = [epoch for epoch, value in collapsed if value]
         if epochs_of:
