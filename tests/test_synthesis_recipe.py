@@ -366,6 +366,10 @@ def test_a_killed_run_ends_as_the_whole_one(dlkit: Runs, here: Path, more: list[
     ]
     assert hashes[0] == hashes[1], f"seed {seed}"
     assert rest.json["metrics"] == whole.json["metrics"]
+    if "progan" in more:  # what is kept is of the full size
+        found = tracking.client().get_metric_history(run, "val_loss")
+        best = json.loads(Path(rest.json["report"]).read_text())["best_epoch"]
+        assert best == min(found, key=lambda m: m.value).step > 2
 
 
 @pytest.mark.usefixtures("unchecked", "quick_judge")
