@@ -41,14 +41,18 @@ def serve(runs: tuple[str, ...], host: str, port: int) -> None:
 
     from dlkit.serving import server
     from dlkit.serving.model import load_model
+    from dlkit.serving.servables import Servables
+    from dlkit.serving.service import Service
 
     asked = [split_name(run) for run in runs]
     with server.stopped_by_sigterm(), closing(server.bind(host, port)) as listener:
         # Everything that can be said without TensorFlow is said before it is loaded.
         directories = resolve(asked)
         server.log_to_stderr()
-        models = {name: load_model(name, path) for name, path in directories.items()}
-        server.serve_models(models, listener, host)
+        service = Service(Servables())
+        for name, path in directories.items():
+            service.servables.put(load_model(name, path))
+        server.serve_models(service, listener, host)
 
 
 def split_name(run: str) -> tuple[str | None, str]:

@@ -25,6 +25,8 @@ from dlkit import tracking
 from dlkit.models.transformer import VARIANTS
 from dlkit.serving.app import create_app
 from dlkit.serving.model import load_model
+from dlkit.serving.servables import Servables
+from dlkit.serving.service import Service
 from pipelines.cli import main
 from pipelines.text_generation.config import SIZES
 
@@ -130,7 +132,7 @@ def test_the_same_seed_gives_the_same_text_everywhere(at_it: tuple[Runs, dict]) 
     other = run(TASK, "generate", "latest", *asked[:-3], "4", *asked[-2:], "--json").json
     assert other["text"] != first["text"]
 
-    app = create_app({"text": load_model("text", Path(result["export"]))}, max_body=100_000)
+    app = create_app(Service(Servables([load_model("text", Path(result["export"]))])))
     body = {"prompt": "the qu", "max_tokens": 40, "top_k": 0, "seed": 3}
     body |= {"temperature": 0.7, "top_p": 1.0}
     short = {**body, "prompt": "a", "max_tokens": 5}
@@ -249,7 +251,7 @@ def test_recurrent_models_and_bpe(dlkit: Runs, written: Path) -> None:
     )
     assert len(made.json["tokens"]) == 9
     assert made.json["dropped"] == ""
-    app = create_app({"text": load_model("text", Path(done.json["export"]))}, max_body=100_000)
+    app = create_app(Service(Servables([load_model("text", Path(done.json["export"]))])))
     body = {"prompt": "the quick \u00fc", "max_tokens": 9, "top_k": 0, "seed": 0}
     body |= {"temperature": 0.8, "top_p": 1.0}
     answer = asked_over_http(app, {"instances": [body]})

@@ -20,46 +20,67 @@ from dlkit.serving.text_edges import with_strings
 logger = logging.getLogger("dlkit.serving")
 
 WARM_UP = Path("assets.extra", "tf_serving_warmup_requests")
+PREDICT = "tensorflow/serving/predict"
 MAX_WARM_UP = 1000  # TensorFlow Serving's limit
 # TensorFlow's status code -> HTTP's, as TensorFlow Serving maps them; 500 for the others.
 HTTP_STATUS = {3: 400, 4: 504, 5: 404, 6: 409, 7: 403, 8: 429, 9: 400, 10: 409, 11: 400}
 HTTP_STATUS |= {12: 501, 14: 503, 16: 401}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Signature:
     """One endpoint of a model.
 
-    `inputs` has the input's specs by name; `function` takes tensors by those names and returns
-    tensors by the outputs' names.
+    Attributes:
+        inputs: the input's specs by name.
+        outputs: the output's specs by name.
+        run: answers one request. It takes every input by name, of the types and shapes in `inputs`,
+            and returns the outputs by name; strings are arrays of bytes objects. It may be called
+            by several threads at once, and raises RequestError for values that the model refuses.
+        method: what it is for: `tensorflow/serving/predict`, `.../classify` or `.../regress`.
+        batchable: rows may be answered together: each input and output has a row for each, and no
+            other dimension of an output varies.
     """
 
     inputs: dict[str, TensorSpec]
-    function: Callable[..., Mapping[str, Any]]
+    outputs: dict[str, TensorSpec]
+    run: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+    method: str = PREDICT
+    batchable: bool = False
 
-    def run(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Answer one request.
 
-        Args:
-            arrays: every input by name, of the types and shapes in `inputs`; strings are arrays
-                of bytes objects.
-        Returns:
-            The outputs by name; strings are arrays of bytes objects.
-        Raises:
-            RequestError: TensorFlow refused the values; the status is TensorFlow Serving's.
-        """
-        tf = load_tensorflow()
+def by_row(inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]) -> bool:
+    """Say whether an endpoint of these specs can answer the rows of several requests together."""
+
+    def open_alone(spec: TensorSpec) -> bool:
+        return bool(spec.shape) and spec.shape[0] is None and None not in spec.shape[1:]
+
+    return all(s.shape and s.shape[0] is None for s in inputs.values()) and all(
+        map(open_alone, outputs.values())
+    )
+
+
+def tensorflow_run(function: Callable[..., Mapping[str, Any]]) -> Any:
+    """Return `Signature.run` of a SavedModel's concrete function.
+
+    Its RequestError has the status that TensorFlow Serving gives TensorFlow's.
+    """
+    tf = load_tensorflow()
+
+    def run(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         try:
             tensors = {
                 # The type is said for strings alone: of an empty object array none can be guessed.
                 name: tf.constant(array, tf.string if array.dtype == object else None)
                 for name, array in arrays.items()
             }
-            outputs = self.function(**tensors)
+            outputs = function(**tensors)
             return {name: _to_numpy(outputs[name]) for name in sorted(outputs)}
         except tf.errors.OpError as error:
             status = HTTP_STATUS.get(error.error_code, 500)
             raise RequestError(_reason(error.message), status) from None
+
+    return run
 
 
 @dataclass(frozen=True)
@@ -137,7 +158,7 @@ def load_model(name: str, directory: Path) -> ServedModel:
         for key, definition in sorted(graph.signature_def.items())
     }
     signatures = {
-        key: Signature(_specs(described[key]["inputs"]), function)
+        key: _signature(described[key], function, manifest is not None)
         for key, function in sorted(functions.items())
     }
     example = _warm_up(name, path, signatures)
@@ -149,8 +170,18 @@ def load_model(name: str, directory: Path) -> ServedModel:
     return ServedModel(name, version, path, signatures, metadata, manifest, example, loaded)
 
 
+def _signature(
+    described: Mapping[str, Any], function: Callable[..., Mapping[str, Any]], ours: bool
+) -> Signature:
+    inputs, outputs = _specs(described["inputs"]), _specs(described["outputs"])
+    # What a foreign model makes of a row may hang on the rows beside it.
+    batchable = ours and by_row(inputs, outputs)
+    method = described["method_name"] or PREDICT
+    return Signature(inputs, outputs, tensorflow_run(function), method, batchable)
+
+
 def _specs(tensors: Mapping[str, Any]) -> dict[str, TensorSpec]:
-    """Read a signature's inputs from its metadata."""
+    """Read the specs of a signature's inputs or outputs from its metadata."""
     specs = {}
     for name, tensor in sorted(tensors.items()):
         shape = tensor["tensor_shape"]

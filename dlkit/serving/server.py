@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import FrameType
 
 import numpy as np
@@ -23,6 +23,7 @@ from dlkit.errors import ServeError
 from dlkit.serving.app import create_app
 from dlkit.serving.model import ServedModel
 from dlkit.serving.rest import DEFAULT_SIGNATURE
+from dlkit.serving.service import Service
 from dlkit.serving.tensors import DTYPES, TensorSpec, to_base64
 
 DRAIN_SECONDS = 1.0  # how long /healthz can be seen to fail before the port closes
@@ -96,8 +97,16 @@ def stopped_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def serve_models(models: Mapping[str, ServedModel], listener: socket.socket, host: str) -> None:
+def serve_models(
+    service: Service, listener: socket.socket, host: str, keys: Iterable[str] = ()
+) -> None:
     """Announce the models on standard output and answer until SIGTERM or Ctrl-C.
+
+    Args:
+        service: its models loaded and warm.
+        listener: see `bind`.
+        host: that was asked for.
+        keys: see `create_app`.
 
     After the signal /healthz fails at once, requests are accepted for `DRAIN_SECONDS` more, and
     all that were accepted are answered. A second signal drops their connections.
@@ -106,7 +115,7 @@ def serve_models(models: Mapping[str, ServedModel], listener: socket.socket, hos
         ServeError: another process listens on the port by now.
         KeyboardInterrupt: after a drain that Ctrl-C began; one that SIGTERM began returns.
     """
-    app = create_app(models)
+    app = create_app(service, keys)
 
     class Server(uvicorn.Server):
         signalled: float | None = None
@@ -118,7 +127,7 @@ def serve_models(models: Mapping[str, ServedModel], listener: socket.socket, hos
                 self.should_exit = self.force_exit = True
             self.signalled = self.signalled or time.monotonic()
             self.interrupted = self.interrupted or sig == signal.SIGINT
-            app.state.draining = True
+            service.draining = True
 
         async def on_tick(self, counter: int) -> bool:
             if self.signalled is not None and time.monotonic() > self.signalled + DRAIN_SECONDS:
@@ -130,12 +139,13 @@ def serve_models(models: Mapping[str, ServedModel], listener: socket.socket, hos
         listener.listen(BACKLOG)
     except OSError as error:  # two can bind one port as long as neither listens
         raise _port_error(error, host, port) from None
-    for model in models.values():
-        print(announcement(model, host, port), flush=True)
+    for name in service.servables.names():
+        print(announcement(service.servables.find(name), host, port), flush=True)
     server = Server(
         uvicorn.Config(
             app,
             log_config=None,
+            access_log=False,  # the guard writes one that holds more
             lifespan="off",
             server_header=False,
             timeout_graceful_shutdown=int(STOP_SECONDS),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,30 +25,26 @@ def with_strings(path: Path, signatures: dict[str, Any], described: dict[str, An
         described: TensorFlow Serving's description of each, changed alike.
     """
     from dlkit.data.tokenizers import from_json
-    from dlkit.runtime import load_tensorflow
 
-    tf = load_tensorflow()
     tokenizer = from_json(json.loads((path / TOKENIZER).read_text(encoding="utf-8")))
 
-    def encoded(strings: Any) -> dict[str, Any]:
-        rows = [
-            tokenizer.encode(text.decode("utf-8", "replace"), "drop") for text in strings.numpy()
-        ]
+    def encoded(strings: np.ndarray) -> dict[str, np.ndarray]:
+        rows = [tokenizer.encode(text.decode("utf-8", "replace"), "drop") for text in strings]
         tokens = np.zeros((len(rows), max(map(len, rows), default=0)), np.int32)
         for i, row in enumerate(rows):
             tokens[i, : len(row)] = row
-        lengths = np.array([len(row) for row in rows], np.int32)
-        return {"tokens": tf.constant(tokens), "lengths": tf.constant(lengths)}
+        return {"tokens": tokens, "lengths": np.array([len(row) for row in rows], np.int32)}
 
-    complete, score = (signatures[name].function for name in ("serving_default", "score"))
+    complete, score = (signatures[name].run for name in ("serving_default", "score"))
 
-    def completed(prompt: Any, **rest: Any) -> dict[str, Any]:
-        found = complete(**encoded(prompt), **rest)
-        texts = [tokenizer.decode(row[row >= 0]) for row in found["tokens"].numpy()]
-        return {**found, "text": tf.constant(texts)}
+    def completed(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        rest = {name: array for name, array in arrays.items() if name != "prompt"}
+        found = complete(encoded(arrays["prompt"]) | rest)
+        texts = [tokenizer.decode(row[row >= 0]) for row in found["tokens"]]
+        return found | {"text": np.array([*texts, None], object)[:-1]}
 
-    def scored(text: Any) -> dict[str, Any]:
-        return score(**encoded(text))
+    def scored(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return score(encoded(arrays["text"]))
 
     for name, string, function in (
         ("serving_default", "prompt", completed),
@@ -55,9 +53,13 @@ def with_strings(path: Path, signatures: dict[str, Any], described: dict[str, An
         before = signatures[name]
         kept = {k: v for k, v in before.inputs.items() if k not in ("tokens", "lengths")}
         inputs = {string: TensorSpec("string", (None,)), **kept}
-        signatures[name] = type(before)(dict(sorted(inputs.items())), function)
+        specs = dict(sorted(inputs.items()))
+        signatures[name] = dataclasses.replace(before, inputs=specs, run=function)
         tensors = described[name]["inputs"]
         names = {string: {"name": string, **STRINGS}}
         described[name]["inputs"] = names | {k: tensors[k] for k in kept}
-    outputs = described["serving_default"]["outputs"]
-    described["serving_default"]["outputs"] = outputs | {"text": {"name": "text", **STRINGS}}
+    default = signatures["serving_default"]
+    outputs = default.outputs | {"text": TensorSpec("string", (None,))}
+    signatures["serving_default"] = dataclasses.replace(default, outputs=outputs)
+    tensors = described["serving_default"]["outputs"]
+    described["serving_default"]["outputs"] = tensors | {"text": {"name": "text", **STRINGS}}

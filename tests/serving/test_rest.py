@@ -17,6 +17,8 @@ import pytest
 from dlkit.serving import rest
 from dlkit.serving.app import create_app
 from dlkit.serving.model import ServedModel, Signature, load_model
+from dlkit.serving.servables import Servables
+from dlkit.serving.service import Limits, Service
 from dlkit.serving.tensors import RequestError, TensorSpec
 
 Call = Callable[..., httpx.Response]
@@ -24,8 +26,8 @@ Call = Callable[..., httpx.Response]
 
 @pytest.fixture(scope="module")
 def app(pictures: Path, tools: Path) -> Any:
-    models = {name: load_model(name, path) for name, path in [("pic", pictures), ("t", tools)]}
-    return create_app(models, max_body=100_000)
+    models = [load_model(name, path) for name, path in [("pic", pictures), ("t", tools)]]
+    return create_app(Service(Servables(models), Limits(body=100_000)))
 
 
 def send(app: Any, method: str, path: str, body: Any = None) -> httpx.Response:
@@ -167,11 +169,12 @@ def test_our_own_faults_do_not_tell_the_payload(caplog: pytest.LogCaptureFixture
     def fail(text: Any) -> Any:
         raise ValueError(f"cannot take {text}")
 
-    signature = Signature({"text": TensorSpec("string", None)}, fail)
+    signature = Signature({"text": TensorSpec("string", None)}, {}, fail)
     metadata = {"signature_def": {"serving_default": {}}}
     signatures = {"serving_default": signature}
     model = ServedModel("m", 1, Path(), signatures, metadata, None, None, None)
-    answer = send(create_app({"m": model}), "POST", "/v1/models/m:predict", {"inputs": "SECRET"})
+    app = create_app(Service(Servables([model])))
+    answer = send(app, "POST", "/v1/models/m:predict", {"inputs": "SECRET"})
     assert (answer.status_code, answer.json()) == (500, {"error": "Internal error: ValueError"})
     assert "ValueError at test_rest.py" in caplog.text and "SECRET" not in caplog.text
 
