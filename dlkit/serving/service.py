@@ -12,6 +12,7 @@ import numpy as np
 from dlkit.serving.batching import Arrays, Batcher, Batching
 from dlkit.serving.metrics import Metrics
 from dlkit.serving.model import ServedModel
+from dlkit.serving.pixels import check_pixels
 from dlkit.serving.servables import Servables
 from dlkit.serving.tensors import RequestError
 
@@ -66,8 +67,6 @@ class Service:
         Raises:
             RequestError: more rows or pixels than the limits allow, or a full queue.
         """
-        from dlkit.serving.pixels import check_pixels
-
         endpoint = model.signatures[signature]
         rows = max((len(a) if a.ndim else 1 for a in arrays.values()), default=1)
         if rows > self.limits.rows:
