@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import zlib
 
@@ -12,6 +13,8 @@ from dlkit.serving.tensors import RequestError
 
 SMALL = 1024  # bytes; an answer of fewer is not worth zipping
 CHUNK = 2**16
+# Of zlib: deflate is its own format (RFC 9110, 8.4.1.2), gzip another around the same data.
+WINDOWS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 
 
 async def read(request: Request, limits: Limits) -> bytes:
@@ -20,8 +23,8 @@ async def read(request: Request, limits: Limits) -> bytes:
     Neither the length in the header nor the one that gzip promises is believed.
 
     Raises:
-        RequestError: 413 for more bytes than `limits` allow, 415 for an encoding other than gzip,
-            400 for one that is not what it says.
+        RequestError: 413 for more bytes than `limits` allow, 415 for an encoding other than gzip
+            and deflate, 400 for one that is not what it says.
     """
     told = request.headers.get("content-length", "")
     if told.isdigit() and int(told) > limits.body:
@@ -35,44 +38,62 @@ async def read(request: Request, limits: Limits) -> bytes:
         parts.append(part)
     body = b"".join(parts)
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
-    if encoding == "gzip":
-        return unzipped(body, limits.decompressed)
+    if encoding in WINDOWS:
+        return unzipped(body, limits.decompressed, encoding)
     if encoding not in ("", "identity"):
-        raise RequestError(f"Content-Encoding {encoding[:40]} is not known; accepted: gzip", 415)
+        known = ", ".join(WINDOWS)
+        raise RequestError(f"Content-Encoding {encoding[:40]} is not known; accepted: {known}", 415)
     return body
 
 
-def unzipped(body: bytes, most: int) -> bytes:
-    """Undo gzip, no further than to `most` bytes.
+def unzipped(body: bytes, most: int, encoding: str = "gzip") -> bytes:
+    """Undo gzip or deflate, no further than to `most` bytes.
 
     Raises:
-        RequestError: 413 for more, 400 for what is not gzip, or cut short.
+        RequestError: 413 for more, 400 for what is not of that encoding, or cut short.
     """
     parts: list[bytes] = []
     size = 0
     while body:
-        stream = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        stream = zlib.decompressobj(WINDOWS[encoding])
         try:
             while not stream.eof:
                 part = stream.decompress(body, CHUNK)
                 body = stream.unconsumed_tail
                 if not part and not stream.eof and not body:
-                    raise RequestError("Body is not complete gzip")
+                    raise RequestError(f"Body is not complete {encoding}")
                 size += len(part)
                 if size > most:
                     raise RequestError(f"Request body unzips to more than {most} bytes", 413)
                 parts.append(part)
         except zlib.error:
-            raise RequestError("Body is not gzip, as its Content-Encoding says") from None
+            raise RequestError(f"Body is not {encoding}, as its Content-Encoding says") from None
         body = stream.unused_data  # a file of several members
     return b"".join(parts)
 
 
 def zipped(request: Request, body: bytes) -> tuple[bytes, dict[str, str]]:
-    """Return an answer's body and its headers, zipped where the client takes gzip and it pays."""
-    if len(body) < SMALL or "gzip" not in request.headers.get("accept-encoding", "").lower():
+    """Return an answer's body and its headers, zipped where the client takes it and it pays."""
+    encoding = preferred(request.headers.get("accept-encoding", ""))
+    if len(body) < SMALL or not encoding:
         return body, {}
-    return gzip.compress(body, 1), {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
+    small = gzip.compress(body, 1) if encoding == "gzip" else zlib.compress(body, 1)
+    return small, {"Content-Encoding": encoding, "Vary": "Accept-Encoding"}
+
+
+def preferred(accepted: str) -> str:
+    """Return the encoding that an Accept-Encoding header prefers, "" for none of ours.
+
+    By RFC 9110, 12.5.3: the highest weight, of which 0 means "not acceptable"; gzip of two alike.
+    """
+    weights: dict[str, float] = {}
+    for item in accepted.lower().split(","):
+        name, _, parameter = item.partition(";")
+        weight = parameter.strip().removeprefix("q=") if parameter else "1"
+        with contextlib.suppress(ValueError):
+            weights[name.strip()] = float(weight)
+    best = max(WINDOWS, key=lambda name: weights.get(name, 0.0))
+    return best if weights.get(best, 0.0) > 0 else ""
 
 
 def _too_large(most: int) -> RequestError:
