@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gzip
 import zlib
@@ -13,6 +14,7 @@ from dlkit.serving.tensors import RequestError
 
 SMALL = 1024  # bytes; an answer of fewer is not worth zipping
 CHUNK = 2**16
+AT_ONCE = 2**14  # bytes that are unzipped on the event loop: a hop to a thread would take longer
 # Of zlib: deflate is its own format (RFC 9110, 8.4.1.2), gzip another around the same data.
 WINDOWS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 
@@ -39,6 +41,8 @@ async def read(request: Request, limits: Limits) -> bytes:
     body = b"".join(parts)
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding in WINDOWS:
+        if len(body) > AT_ONCE:
+            return await asyncio.to_thread(unzipped, body, limits.decompressed, encoding)
         return unzipped(body, limits.decompressed, encoding)
     if encoding not in ("", "identity"):
         known = ", ".join(WINDOWS)
@@ -49,26 +53,34 @@ async def read(request: Request, limits: Limits) -> bytes:
 def unzipped(body: bytes, most: int, encoding: str = "gzip") -> bytes:
     """Undo gzip or deflate, no further than to `most` bytes.
 
+    Its time is in proportion to the bytes that go in and come out: what is left over is copied at
+    each step, so the steps are small, and gzip of several members, each of which starts anew, is
+    not taken.
+
     Raises:
-        RequestError: 413 for more, 400 for what is not of that encoding, or cut short.
+        RequestError: 413 for more, 400 for what is not of that encoding, is cut short or goes on.
     """
     parts: list[bytes] = []
     size = 0
-    while body:
-        stream = zlib.decompressobj(WINDOWS[encoding])
-        try:
-            while not stream.eof:
-                part = stream.decompress(body, CHUNK)
-                body = stream.unconsumed_tail
-                if not part and not stream.eof and not body:
-                    raise RequestError(f"Body is not complete {encoding}")
-                size += len(part)
+    stream = zlib.decompressobj(WINDOWS[encoding])
+    try:
+        for start in range(0, len(body), CHUNK):
+            left = body[start : start + CHUNK]
+            while left and not stream.eof:
+                parts.append(stream.decompress(left, CHUNK))
+                left = stream.unconsumed_tail
+                size += len(parts[-1])
                 if size > most:
-                    raise RequestError(f"Request body unzips to more than {most} bytes", 413)
-                parts.append(part)
-        except zlib.error:
-            raise RequestError(f"Body is not {encoding}, as its Content-Encoding says") from None
-        body = stream.unused_data  # a file of several members
+                    raise _unzips_to_more(most)
+            if stream.eof and (stream.unused_data or start + CHUNK < len(body)):
+                raise RequestError(f"Body goes on after its {encoding} ends")
+        parts.append(stream.flush())  # of few bytes: all that came in was taken
+        if size + len(parts[-1]) > most:
+            raise _unzips_to_more(most)
+    except zlib.error:
+        raise RequestError(f"Body is not {encoding}, as its Content-Encoding says") from None
+    if not stream.eof:
+        raise RequestError(f"Body is not complete {encoding}")
     return b"".join(parts)
 
 
@@ -98,3 +110,7 @@ def preferred(accepted: str) -> str:
 
 def _too_large(most: int) -> RequestError:
     return RequestError(f"Request body is larger than {most} bytes", 413)
+
+
+def _unzips_to_more(most: int) -> RequestError:
+    return RequestError(f"Request body unzips to more than {most} bytes", 413)
