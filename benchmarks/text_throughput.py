@@ -150,7 +150,8 @@ def generating(job: dict[str, Any]) -> None:
     """Measure texts: with the cache, in one graph, or the whole context again for each token."""
     import tensorflow as tf
 
-    from dlkit.generation import Sampling, choose, generate
+    from dlkit.drawing import Sampling, choose
+    from dlkit.generation import generate
 
     model = dlkit_model(job)
     sampling = Sampling(*(tf.constant([v]) for v in (0.8, 0, 1.0, 0.0)))

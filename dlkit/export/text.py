@@ -8,7 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from dlkit.generation import Sampling, generate, prefill, step
+from dlkit.drawing import Sampling
+from dlkit.generation import generate, prefill, step
 from dlkit.models.causal import initial_state
 
 # Longest text that is scored at once by a model without a context of its own.
@@ -26,7 +27,7 @@ class TextGenerator(tf.Module):
 
     `serving_default` takes `prompt` string `(b,)`, UTF-8 (for BPE `tokens` int32 `(b, t)` and
     `lengths` int32 `(b,)`), `max_tokens`, `top_k`, `seed` int32 `(b,)`, `temperature`, `top_p`
-    float32 `(b,)`; see `dlkit.generation.Sampling`. It gives `text` string `(b,)` (not for BPE), what
+    float32 `(b,)`; see `dlkit.drawing.Sampling`. It gives `text` string `(b,)` (not for BPE), what
     follows the prompt; `tokens` int32 `(b, n)`, -1 behind a row's last; and `log_probability`
     float32 `(b,)`, in nats, of those tokens under the model itself.
     Characters that the vocabulary lacks are left out of a prompt; one longer than the context keeps

@@ -42,7 +42,7 @@ class Generator:
 
         tf = load_tensorflow()
         from dlkit.data.tokenizers import from_json
-        from dlkit.generation import choose
+        from dlkit.drawing import choose
 
         target = directory / "1"
         self.about = export.read_manifest(target)
@@ -69,7 +69,7 @@ class Generator:
         """Yield each next token and its log-probability under the model."""
         import numpy as np
 
-        from dlkit.generation import Sampling
+        from dlkit.drawing import Sampling
 
         tf = _tensorflow()
         history = [int(t) for t in tokens]
