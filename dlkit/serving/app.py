@@ -14,10 +14,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from dlkit.serving.completions import Completions, refusal
 from dlkit.serving.guard import Guard
 from dlkit.serving.service import Service
 from dlkit.serving.tensors import QUOTED, RequestError
 from dlkit.serving.v1 import RestV1, json_response
+from dlkit.serving.v2 import RestV2, error_response
 
 logger = logging.getLogger("dlkit.serving")
 
@@ -52,13 +54,17 @@ def create_app(service: Service, keys: Iterable[str] = ()) -> Any:
         return json_response({"error": error.detail}, error.status_code)
 
     v1 = RestV1(service)
+    v2 = RestV2(service)
     app = Starlette(
         routes=[
             Route("/healthz", healthz),
             Route("/metrics", prometheus),
             Route("/monitoring/prometheus/metrics", prometheus),
+            Route("/v1/completions", guarded(Completions(service), refusal), methods=["POST"]),
             Route("/v1/{path:path}", guarded(v1), methods=METHODS),
             Route("/V1/{path:path}", guarded(v1), methods=METHODS),  # Serving looks at no case
+            Route("/v2", guarded(v2, error_response), methods=METHODS),
+            Route("/v2/{path:path}", guarded(v2, error_response), methods=METHODS),
             Route("/{path:path}", guarded(unknown), methods=METHODS),
         ],
         exception_handlers={HTTPException: refused},
