@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -43,8 +43,8 @@ class Watch:
         net: judges them.
         validation: batches `(x, y)` for a likelihood's `test_step`, or None for adversarial models.
         on_collapse: "warn", "stop" or "restore".
-        say: told what is wrong.
     Attributes:
+        words: what is wrong with the latest pictures, or None.
         shown: the latest pictures of fixed seeds, uint8 `(64, h, w, c)`.
     """
 
@@ -56,9 +56,9 @@ class Watch:
         *,
         validation: tf.data.Dataset | None = None,
         on_collapse: str = "warn",
-        say: Callable[[str], None] = lambda words: None,
     ) -> None:
-        self.model, self.net, self.on_collapse, self.say = model, net, on_collapse, say
+        self.model, self.net, self.on_collapse = model, net, on_collapse
+        self.words: str | None = None
         self.sampler = Sampler(model)
         self.shown: Any = None
         self.test: Any = None
@@ -103,16 +103,12 @@ class Watch:
             found["loss"] += GROWING * (self.model.count - float(self.model.grown.numpy()))
         if self.net.labels:
             found["modes"] = classes(probabilities[: self.looked_at]) / self.real_modes
-        words = None
-        if int(self.model.optimizer.iterations.numpy()) >= FIRST_STEPS:
-            words = trouble(found, logs)
-        found["collapsed"] = float(words is not None)
-        if words is None:
-            return Validated(found)
+        grown_up = int(self.model.optimizer.iterations.numpy()) >= FIRST_STEPS
+        self.words = trouble(found, logs) if grown_up else None
+        found["collapsed"] = float(self.words is not None)
         if self.on_collapse == "warn":
-            self.say(f"note: {words}")
             return Validated(found)
-        return Validated(found, words, ends=self.on_collapse == "stop")
+        return Validated(found, self.words, ends=self.on_collapse == "stop")
 
 
 def trouble(found: Mapping[str, float], logs: Mapping[str, float]) -> str | None:

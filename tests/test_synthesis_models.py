@@ -151,9 +151,9 @@ def compiled(row: Row, **params: Any) -> Any:
 
 def rivals(name: str) -> bool:
     """Whether a model is trained against a discriminator."""
-    from pipelines.image_synthesis.config import ADVERSARIAL
+    from pipelines.image_synthesis.config import LIKELIHOOD
 
-    return name in ADVERSARIAL
+    return name not in LIKELIHOOD
 
 
 def given(model: Any) -> tuple[Any, Any]:
@@ -481,5 +481,4 @@ def test_augmentation_moves_and_blanks_and_lets_the_gradient_through() -> None:
         y = augmented(x, ("color", "translation", "cutout"), seed)
     gradient = np.array(tape.gradient(y, x))
     assert (np.abs(gradient).sum((1, 2, 3)) > 0).all()
-    assert np.array(augmented(x, (), seed)) is not None
     np.testing.assert_array_equal(np.array(augmented(x, (), seed)), np.array(x))

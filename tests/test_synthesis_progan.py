@@ -16,7 +16,7 @@ from dlkit.data.spec import Spec
 from dlkit.data.stream import train_stream
 from dlkit.errors import SpecError
 from dlkit.models.progan import EqualConv2D, EqualDense, MinibatchDeviation, PixelNorm, progan
-from dlkit.models.progressive import Progressive, enlarged, faded, shrunk
+from dlkit.models.progressive import Growth, Progressive, enlarged, faded, shrunk
 from dlkit.plan import Validated
 
 STAGES = ((0, 0), (3, 7), (10, 14))
@@ -138,7 +138,8 @@ def test_a_step_trains_the_weights_of_its_stage_alone_and_no_step_is_traced_anew
     states = [*model.optimizer.variables, *model.discriminator_optimizer.variables]
     seen = []
     own: dict[int, set[str]] = {
-        k: {w.path for net in model._nets(k) for w in net.trainable_weights} for k in range(3)
+        k: {w.path for net in model._nets(Growth(k, 1.0)) for w in net.trainable_weights}
+        for k in range(3)
     }
     for at in range(16):
         stage = sum(first <= at for first, _ in STAGES) - 1
@@ -169,7 +170,7 @@ def test_without_a_plan_the_whole_nets_are_trained() -> None:
     assert float(model.grown) == 3.0
     assert all(np.isfinite(float(value)) for value in logs.values())
     assert int(model.discriminator_optimizer.iterations) == 2
-    used = {w.path for net in model._nets(2) for w in net.trainable_weights}
+    used = {w.path for net in model._nets(Growth(2, 1.0)) for w in net.trainable_weights}
     # Blended out; and a constant that cancels where real and generated are compared.
     old = {w for w in used if "rgb_1" in w or w == "discriminator_logit/bias"}
     assert changed(before, model.trainable_weights) == used - old

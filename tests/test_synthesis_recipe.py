@@ -246,6 +246,9 @@ REFUSED = [
     (["train", "--model", "dcgan", "--binarise", "fixed"], "--binarise is for vae; dcgan takes grey levels"),
     (["train", "--model", "cyclegan"], "accepted: --data-b SOURCE, or --domains A,B"),
     (["train", "--model", "cyclegan", "--domains", "3"], "--domains: got '3'; accepted: two classes, A,B"),
+    (["train", "--model", "cyclegan", "--domains", "3,x"], "--domains: --data digits has no class 'x'; accepted: 0, 1"),
+    (["train", "--model", "cyclegan", "--domains", "3,8", "--loss", "hinge"], "--loss: not for cyclegan: its losses are those"),
+    (["train", "--model", "vae", "--r1", "1"], "--r1: not for vae: it has no discriminator"),
     (["train", "--model", "gan", "--data-b", "digits"], "are for cyclegan, not for gan"),
     (["train", "--batch-size", "6", "-p", "pac=4"], "6 pictures cannot be judged 4 at a time"),
     (["train", "--feature-weights", "none.h5"], "--feature-weights: no file none.h5"),
@@ -275,6 +278,18 @@ def test_a_label_that_is_none(there: Runs, painted: dict[str, Any]) -> None:
     assert "--label: dcgan knows no labels; leave it out" in done.err
     done = there(TASK, "translate", painted["dcgan"]["run"], "drawn.npz", "--out", "x")
     assert "RUN: dcgan makes pictures from noise; take generate" in done.err
+
+
+def test_splits_of_a_folder_without_classes_are_kept(tmp_path: Path) -> None:
+    from dlkit.data.pictures import load_pictures
+
+    for name, count in (("train", 30), ("test", 7)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i, picture in enumerate(pictures(count, side=8, seed=count)[0]):
+            Image.fromarray(picture[..., 0]).save(tmp_path / "photos" / name / f"{i:02}.png")
+    data = load_pictures(str(tmp_path / "photos"))
+    assert data.sizes() == {"train": 27, "validation": 3, "test": 7}
+    assert data.spec.labels == ("photos",)
 
 
 def test_folders_without_classes_and_empty_ones(dlkit: Runs, here: Path) -> None:
@@ -428,8 +443,10 @@ def test_pictures_are_served(there: Runs, painted: dict[str, Any], tmp_path: Pat
 
     from dlkit.serving.app import create_app
     from dlkit.serving.model import load_model
+    from dlkit.serving.servables import Servables
+    from dlkit.serving.service import Service
 
-    app = create_app({"drawn": load_model("drawn", Path(painted["cgan"]["export"]))})
+    app = create_app(Service(Servables([load_model("drawn", Path(painted["cgan"]["export"]))])))
 
     async def asked(body: dict[str, Any]) -> httpx.Response:
         transport = httpx.ASGITransport(app=app)

@@ -3,54 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dlkit.data import folder, manifest
 from dlkit.data.anomalies import FEWEST, HELD_OUT, AnomalyData, Examples, divide
-from dlkit.data.images import check_source, read
+from dlkit.data.images import check_labels, read
 from dlkit.data.spec import DetectorSpec, joined, taken
-from dlkit.errors import DataError, counted, nearest, some_of
+from dlkit.errors import DataError, counted
 
-# Classes that are listed where many are accepted.
-NAMED = 20
-
-
-def check_images(
-    source: str, normal_class: Sequence[str], data_dir: str | None, download: bool
-) -> None:
-    """Check the names of source and classes as far as is possible without reading an image.
-
-    Raises:
-        DataError: see `dlkit.data.images.check_source`; a class that is not among those of the
-            built-in source, a folder or a manifest.
-    """
-    kind, path = check_source(source, data_dir, download, training=False), Path(source).expanduser()
-    if kind == "built-in":
-        check_classes(source, normal_class, [str(digit) for digit in range(10)])
-    elif kind in ("folder", "manifest"):
-        found = manifest.listed(path) if kind == "manifest" else folder.listed(path)
-        labels = sorted({label for rows in found.values() for _, label in rows})
-        check_classes(source, normal_class, labels)
-
-
-def check_classes(source: str, normal_class: Sequence[str], labels: Sequence[str]) -> None:
-    """Check that classes are among a source's.
-
-    Raises:
-        DataError: there is no such class, with the nearest name, or none is named.
-    """
-    accepted = some_of(labels, NAMED)
-    if not normal_class:
-        raise DataError(f"--normal-class: names no class; accepted: {accepted}")
-    for name in normal_class:
-        if name not in labels:
-            raise DataError(
-                f"--normal-class: --data {source} has no class '{name}'{nearest(name, labels)}; "
-                f"accepted: {accepted}"
-            )
+OPTION = "--normal-class"
 
 
 def load_images_for_detection(
@@ -85,7 +47,7 @@ def load_images_for_detection(
     from dlkit.data.preprocess import standardise
 
     found = read(source, data_dir, download, shape, stream=stream)
-    check_classes(source, normal_class, found.labels)
+    check_labels(source, normal_class, found.labels, OPTION)
     rows = {name: part for name, part in found.rows.items() if len(part.x)}
     x = joined([part.x for part in rows.values()])
     classes = [found.labels.index(name) for name in normal_class]

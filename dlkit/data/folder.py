@@ -65,7 +65,11 @@ def listed(path: Path, labelled: bool = True) -> dict[str, list[tuple[str, str]]
             for name, folder in _split_folders(path).items()
         }
         if not labelled and not found["train"]:
-            found = {"train": [(file, path.resolve().name) for file in images_in(path)]}
+            one = path.resolve().name
+            found = {
+                name: [(file, one) for file in images_in(folder)]
+                for name, folder in _split_folders(path).items()
+            }
     except OSError as error:
         raise DataError(f"--data {path}: cannot be read: {error.strerror}") from None
     if not found["train"]:

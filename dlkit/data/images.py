@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ import numpy as np
 from dlkit.data import arrays, folder, manifest, splits
 from dlkit.data.arrays import Rows, Source
 from dlkit.data.spec import Data, Spec, Split, joined, taken
-from dlkit.errors import DataError, counted, nearest, one_of
+from dlkit.errors import DataError, counted, nearest, one_of, some_of
 
 BUILT_IN = ("digits",)
 # Sets of characters: a mirrored character is another one or none.
 CHARACTERS = ("digits", "mnist", "stacked-mnist", "emnist", "kmnist", "svhn", "omniglot")
+# Classes that are listed where many are accepted.
+NAMED = 20
 TFDS_HOME = Path("~/tensorflow_datasets")
 
 
@@ -24,6 +27,7 @@ def check_source(
     download: bool = True,
     training: bool = True,
     labelled: bool = True,
+    built_in: Sequence[str] = BUILT_IN,
 ) -> str:
     """Check the name of a source as far as is possible without loading it.
 
@@ -31,6 +35,7 @@ def check_source(
         source, data_dir, download: as for `load_images`.
         training: whether to refuse a manifest that cannot be trained on.
         labelled: see `read`.
+        built_in: names that the caller knows, for the message.
     Returns:
         Its kind: "built-in", "tfds", "npz", "manifest" or "folder".
     Raises:
@@ -54,8 +59,8 @@ def check_source(
         return "built-in"
     if "/" not in source and os.sep not in source and not Path(source).suffix:
         raise DataError(
-            f"--data: no built-in source '{source}'{nearest(source, BUILT_IN)}; "
-            f"accepted: {one_of(BUILT_IN)}, tfds:NAME, a folder (with a slash), an .npz or a .csv "
+            f"--data: no built-in source '{source}'{nearest(source, built_in)}; "
+            f"accepted: {one_of(built_in)}, tfds:NAME, a folder (with a slash), an .npz or a .csv "
             f"file{path_hint(source)}"
         )
     path = Path(source).expanduser()
@@ -72,6 +77,45 @@ def check_source(
             f"--data: {source} is a file of no known kind; accepted: .npz, .csv, or a folder"
         )
     return "npz"
+
+
+def check_classes(
+    source: str, names: Sequence[str], option: str, data_dir: str | None, download: bool
+) -> None:
+    """Check the names of a source and of some of its classes without reading an image.
+
+    Args:
+        source, data_dir, download: see `check_source`.
+        names: of classes.
+        option: that they were given by.
+    Raises:
+        DataError: see `check_source`; a class that is not among those of the built-in source, a
+            folder or a manifest.
+    """
+    kind, path = check_source(source, data_dir, download, training=False), Path(source).expanduser()
+    if kind == "built-in":
+        check_labels(source, names, [str(digit) for digit in range(10)], option)
+    elif kind in ("folder", "manifest"):
+        found = manifest.listed(path) if kind == "manifest" else folder.listed(path)
+        labels = sorted({label for rows in found.values() for _, label in rows})
+        check_labels(source, names, labels, option)
+
+
+def check_labels(source: str, names: Sequence[str], labels: Sequence[str], option: str) -> None:
+    """Check that classes are among a source's.
+
+    Raises:
+        DataError: there is no such class, with the nearest name, or none is named.
+    """
+    accepted = some_of(labels, NAMED)
+    if not names:
+        raise DataError(f"{option}: names no class; accepted: {accepted}")
+    for name in names:
+        if name not in labels:
+            raise DataError(
+                f"{option}: --data {source} has no class '{name}'{nearest(name, labels)}; "
+                f"accepted: {accepted}"
+            )
 
 
 def path_hint(source: str) -> str:

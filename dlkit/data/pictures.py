@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from dlkit.data import images, splits
 from dlkit.data.arrays import Rows, Source, from_arrays
 from dlkit.data.spec import Data, Spec, Split, taken
-from dlkit.errors import DataError, counted, nearest, one_of
+from dlkit.errors import DataError, counted
 
 # Three digits of MNIST as the channels of one picture (Metz et al. 2017, arXiv:1611.02163, 3.3.1).
 STACKED = "stacked-mnist"
@@ -27,11 +26,14 @@ def check_pictures(source: str, data_dir: str | None = None, download: bool = Tr
     Raises:
         DataError: see `dlkit.data.images.check_source`.
     """
-    if "/" not in source and not Path(source).suffix and nearest(source, [STACKED]):
-        if source != STACKED:
-            raise DataError(f"--data: no built-in source '{source}'{nearest(source, [STACKED])}")
-    name = DIGITS if source == STACKED else source
-    images.check_source(name, data_dir, download, training=False, labelled=False)
+    images.check_source(
+        DIGITS if source == STACKED else source,
+        data_dir,
+        download,
+        training=False,
+        labelled=False,
+        built_in=(*images.BUILT_IN, STACKED),
+    )
 
 
 def load_pictures(
@@ -151,11 +153,7 @@ def of_class(data: Data, label: str, option: str) -> Data:
     Raises:
         DataError: there is no such class, or it has too few pictures.
     """
-    if label not in data.spec.labels:
-        raise DataError(
-            f"{option}: --data {data.source} has no class '{label}'"
-            f"{nearest(label, data.spec.labels)}; accepted: {one_of(data.spec.labels)}"
-        )
+    images.check_labels(data.source, [label], data.spec.labels, option)
     number, parts = data.spec.labels.index(label), {}
     for name in ("train", "validation", "test"):
         split: Split = getattr(data, name)

@@ -50,6 +50,7 @@ class Adversarial(keras.Model):
         critic_steps: int = 1,
         augment: Sequence[str] = (),
         discriminator_rate: float = 1.0,
+        drift: float = 0.0,
         **kwargs: Any,
     ) -> None:
         """Set how the two are trained.
@@ -66,6 +67,8 @@ class Adversarial(keras.Model):
             augment: see `diff_augment.augmented`.
             discriminator_rate: factor on the learning rate for the discriminator (Heusel et al.
                 2017, arXiv:1706.08500).
+            drift: weight of the mean squared logit of real pictures, beside `wgan-gp`'s penalty
+                (Karras et al. 2018, arXiv:1710.10196, appendix A.1).
         """
         super().compile(optimizer=optimizer, **kwargs)
         self.discriminator_optimizer = keras.optimizers.get(discriminator_optimizer)
@@ -75,6 +78,7 @@ class Adversarial(keras.Model):
         self.adversary = ADVERSARIES[adversary]
         self.r1, self.gradient_penalty, self.critic_steps = r1, gradient_penalty, critic_steps
         self.augment, self.discriminator_rate = tuple(augment), discriminator_rate
+        self.drift = drift
 
     @property
     def metrics(self) -> list[Any]:
@@ -89,6 +93,10 @@ class Adversarial(keras.Model):
     def generate(self, noise: Any, label: Any = None) -> Any:
         """Return pictures `(b, h, w, c)` in [-1, 1] from noise, and labels if it is conditional."""
         return self._picture(noise, label, training=False)
+
+    def _nets(self, label: Any) -> tuple[keras.Model, keras.Model]:
+        """Return the parts of generator and discriminator that a step trains."""
+        return self.generator, self.discriminator
 
     def _picture(self, noise: Any, label: Any, training: bool) -> Any:
         given = [noise, label] if self.conditional else noise
@@ -124,13 +132,14 @@ class Adversarial(keras.Model):
         return self.get_metrics_result()
 
     def _train_discriminator(self, real: Any, label: Any) -> None:
-        weights = self.discriminator.trainable_variables
+        weights = self._nets(label)[1].trainable_variables
         fake = self._picture(self._noise(tf.shape(real)[0]), label, training=True)
         with tf.GradientTape() as tape:
             of_real, of_fake = (self._judge(x, label, training=True) for x in (real, fake))
             loss = told = self.adversary.discriminator(of_real, of_fake)
             if self.adversary.penalised:
                 loss += self.gradient_penalty * self._steepness(real, fake, label)
+                loss += self.drift * tf.reduce_mean(of_real**2)
             if self.r1:
                 loss += 0.5 * self.r1 * self._squared_gradient(real, label)
         gradients = tape.gradient(loss, weights)
@@ -138,7 +147,7 @@ class Adversarial(keras.Model):
         self._note(told, of_real, of_fake)
 
     def _train_generator(self, real: Any, label: Any) -> None:
-        weights = self.generator.trainable_variables
+        weights = self._nets(label)[0].trainable_variables
         with tf.GradientTape() as tape:
             fake = self._picture(self._noise(tf.shape(real)[0]), label, training=True)
             of_fake = self._judge(fake, label, training=True)

@@ -65,14 +65,13 @@ class Progressive(Adversarial):
         """Set how the two are trained.
 
         Args:
-            optimizer, discriminator_optimizer, adversary, kwargs: see `Adversarial.compile`.
+            optimizer, discriminator_optimizer, adversary, drift, kwargs: see `Adversarial.compile`.
             stages: of each stage its first step and the step at which it is blended in, see
                 `dlkit.growth`; without, the whole nets are trained from the start.
-            drift: weight of the mean squared logit of real pictures, for losses with a gradient
-                penalty (Karras et al. 2018, appendix A.1).
         """
-        super().compile(optimizer, discriminator_optimizer, adversary=adversary, **kwargs)
-        self.drift = drift
+        super().compile(
+            optimizer, discriminator_optimizer, adversary=adversary, drift=drift, **kwargs
+        )
         self.stages = tuple((int(first), int(end)) for first, end in stages)
         self.stages = self.stages or ((0, 0),) * self.count
 
@@ -146,8 +145,9 @@ class Progressive(Adversarial):
         """Return how many times smaller the sides of a stage are."""
         return 2 ** (self.count - 1 - stage)
 
-    def _nets(self, stage: int) -> tuple[keras.Model, keras.Model]:
+    def _nets(self, label: Growth) -> tuple[keras.Model, keras.Model]:
         """Return the parts of generator and discriminator that a stage uses."""
+        stage = label.stage
         noise, alpha = self.generator.inputs
         pictures = self.discriminator.inputs[stage]
         return (
@@ -161,38 +161,12 @@ class Progressive(Adversarial):
 
     def _picture(self, noise: Any, label: Growth, training: bool) -> Any:
         alpha = tf.fill((tf.shape(noise)[0],), label.alpha)
-        return tf.cast(self._nets(label.stage)[0]([noise, alpha], training=training), tf.float32)
+        return tf.cast(self._nets(label)[0]([noise, alpha], training=training), tf.float32)
 
     def _judge(self, pictures: Any, label: Growth, training: bool) -> Any:
         x = augmented(pictures, self.augment, self.seed_generator)
         alpha = tf.fill((tf.shape(x)[0],), label.alpha)
-        return tf.cast(self._nets(label.stage)[1]([x, alpha], training=training), tf.float32)
-
-    def _train_discriminator(self, real: Any, label: Growth) -> None:
-        weights = self._nets(label.stage)[1].trainable_variables
-        fake = self._picture(self._noise(tf.shape(real)[0]), label, training=True)
-        with tf.GradientTape() as tape:
-            of_real, of_fake = (self._judge(x, label, training=True) for x in (real, fake))
-            loss = told = self.adversary.discriminator(of_real, of_fake)
-            if self.adversary.penalised:
-                loss += self.gradient_penalty * self._steepness(real, fake, label)
-                loss += self.drift * tf.reduce_mean(of_real**2)
-            if self.r1:
-                loss += 0.5 * self.r1 * self._squared_gradient(real, label)
-        gradients = tape.gradient(loss, weights)
-        self.discriminator_optimizer.apply_gradients(zip(gradients, weights, strict=True))
-        self._note(told, of_real, of_fake)
-
-    def _train_generator(self, real: Any, label: Growth) -> None:
-        weights = self._nets(label.stage)[0].trainable_variables
-        with tf.GradientTape() as tape:
-            fake = self._picture(self._noise(tf.shape(real)[0]), label, training=True)
-            of_fake = self._judge(fake, label, training=True)
-            relative = self.adversary.relative
-            of_real = self._judge(real, label, training=True) if relative else of_fake
-            loss = self.adversary.generator(of_real, of_fake)
-        self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
-        self.means["loss"].update_state(loss)
+        return tf.cast(self._nets(label)[1]([x, alpha], training=training), tf.float32)
 
 
 def shrunk(x: Any, times: int) -> Any:

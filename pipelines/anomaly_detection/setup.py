@@ -34,14 +34,17 @@ def checked(config: Config) -> dict[str, Any]:
     builder, implied = models.find(TASK, config.model)
     params = models.check_params(builder, {**implied, **config.params})
     if config.normal_class is not None:
-        from dlkit.data.anomaly_images import check_images
+        from dlkit.data.anomaly_images import OPTION
+        from dlkit.data.images import check_classes
 
         for name in ("label", "normal", "ignore", "time", "channels", "window"):
             if getattr(config, name) is not None:
                 raise OptionError(
                     f"--{name} is for tables and series, and --normal-class for images"
                 )
-        check_images(config.data, listed(config.normal_class), config.data_dir, config.download)
+        check_classes(
+            config.data, listed(config.normal_class), OPTION, config.data_dir, config.download
+        )
         return params
     if of_series(config):
         from dlkit.data.anomaly_series import check_source

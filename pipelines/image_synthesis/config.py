@@ -12,11 +12,10 @@ TASK = "image-synthesis"
 DEFAULT_MODEL = "dcgan"
 DEFAULT_EPOCHS = 40
 LOSSES = ("ns", "wgan-gp", "hinge", "lsgan", "relativistic")
-# Models that are trained against a discriminator.
-ADVERSARIAL = ("gan", "dcgan", "cgan", "progan", "cyclegan")
-# Those that make a picture from another, not from noise.
+# Models that make a picture from another, not from noise.
 TRANSLATORS = ("cyclegan",)
-# Those of one picture's likelihood, whose pixels may be binary.
+# Those of a likelihood, without a discriminator; and those whose pixels may be binary.
+LIKELIHOOD = ("vae", "ddpm")
 BINARY = ("vae",)
 
 # Where a family of models trains better otherwise than by the defaults; chosen on validation.

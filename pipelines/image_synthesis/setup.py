@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from dlkit.errors import DataError, OptionError, nearest, one_of
+from pipelines.commands import as_dict
 from pipelines.image_synthesis.config import (
-    ADVERSARIAL,
     BINARY,
-    LOSSES,
+    LIKELIHOOD,
     TASK,
     TRANSLATORS,
     Config,
@@ -20,6 +20,8 @@ from pipelines.image_synthesis.config import (
 
 # Draws of black and white are others than those of mirrors.
 BINARY_DRAWS = 1 << 62
+# Options of the step of one generator against one discriminator.
+OF_STEP = ("loss", "r1", "gradient_penalty", "critic_steps", "diff_augment")
 DIFF_AUGMENT = ("color", "translation", "cutout")
 
 
@@ -32,13 +34,13 @@ def checked(config: Config) -> dict[str, Any]:
         OptionError, DataError: a name, value or file that is not accepted.
     """
     from dlkit import models
+    from dlkit.data.images import check_classes
     from dlkit.data.pictures import check_pictures
 
     builder, implied = models.find(TASK, config.model)
     params = models.check_params(builder, {**implied, **config.params})
     augmentations(config)
-    if config.loss not in LOSSES:
-        raise OptionError(f"--loss: got '{config.loss}'; accepted: {one_of(LOSSES)}")
+    no_use(config)
     if config.binarise != "none" and config.model not in BINARY:
         raise OptionError(f"--binarise is for {one_of(BINARY)}; {config.model} takes grey levels")
     if config.loss == "wgan-gp" and params.get("discriminator_norm") == "batch":
@@ -52,12 +54,13 @@ def checked(config: Config) -> dict[str, Any]:
             f"{config.model} translates between two domains; accepted: --data-b SOURCE, or "
             "--domains A,B for two classes of --data"
         )
-    if pair and config.model in ADVERSARIAL and config.model not in TRANSLATORS:
+    if pair and config.model not in TRANSLATORS:
         raise OptionError(f"--data-b and --domains are for cyclegan, not for {config.model}")
     if config.domains is not None:
         a, comma, b = config.domains.partition(",")
         if not (a and comma and b) or a == b:
             raise OptionError(f"--domains: got '{config.domains}'; accepted: two classes, A,B")
+        check_classes(config.data, (a, b), "--domains", config.data_dir, config.download)
     side = side_of(config.model)
     if (
         side is not None
@@ -85,6 +88,24 @@ def checked(config: Config) -> dict[str, Any]:
     return params
 
 
+def no_use(config: Config) -> None:
+    """Refuse options of adversarial training that the config's model has no use for.
+
+    Raises:
+        OptionError: one of them is given.
+    """
+    if config.model in TRANSLATORS:
+        names, why = OF_STEP, "its losses are those of its paper"
+    elif config.model in LIKELIHOOD:
+        names, why = (*OF_STEP, "discriminator_rate"), "it has no discriminator"
+    else:
+        return
+    own = {**as_dict(Config()), **Config.presets({"model": config.model})}
+    for name in names:
+        if getattr(config, name) != own[name]:
+            raise OptionError(f"--{name.replace('_', '-')}: not for {config.model}: {why}")
+
+
 def augmentations(config: Config) -> tuple[str, ...]:
     """Return the names in `--diff-augment`.
 
@@ -108,6 +129,8 @@ def compiled_model(config: Config, spec: Any) -> Any:
     import keras
 
     from dlkit import models, training
+    from dlkit.models.adversarial import Adversarial
+    from dlkit.models.cycle import CycleGan
 
     training.seed_everything(config.seed, config.deterministic)
     model = models.build(TASK, config.model, spec, config.params)
@@ -118,10 +141,10 @@ def compiled_model(config: Config, spec: Any) -> Any:
         )
 
     given: dict[str, Any] = {"optimizer": adam(), "jit_compile": False}
-    if hasattr(model, "discriminator_optimizer") or config.model in ADVERSARIAL:
+    if isinstance(model, (Adversarial, CycleGan)):
         given["discriminator_optimizer"] = adam()
         given["discriminator_rate"] = config.discriminator_rate
-    if config.model in ADVERSARIAL and config.model not in TRANSLATORS:
+    if isinstance(model, Adversarial):
         given |= {
             "adversary": config.loss,
             "r1": config.r1,
@@ -209,7 +232,7 @@ def judge(config: Config, data: Any, quiet: bool) -> Any:
     if stacked:
         data = pictures.load_pictures(
             pictures.DIGITS, data_dir=config.data_dir, download=config.download,
-            split_seed=config.split_seed,
+            split_seed=config.split_seed, image_size=data.spec.input_shape[0],
         )  # fmt: skip
     return feature_net.trained(data, folder, per_channel=stacked, quiet=quiet)
 

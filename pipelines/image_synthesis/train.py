@@ -83,13 +83,14 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
             net,
             validation=None if rivals else held,
             on_collapse=config.on_collapse,
-            say=lambda words: say(words, quiet),
         )
         grids = folder / "grids"
 
         def on_epoch(epoch: int, logs: dict[str, float]) -> None:
             run.metrics(epoch, logs)
             synthesis_plots.grid(watch.shown, grids / f"epoch-{epoch:04}.png", 8)
+            if watch.words is not None:
+                say(f"note: {watch.words}", quiet)
 
         position = training.fit(
             model,
