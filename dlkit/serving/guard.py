@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import logging
+import sys
 import time
 import uuid
 from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dlkit.errors import ServeError
 from dlkit.serving.service import Service
+from dlkit.serving.tensors import RequestError
 
 access = logging.getLogger("dlkit.serving.access")
 
@@ -26,9 +30,9 @@ class Guard:
     """ASGI middleware around all protocols.
 
     Refuses with 401 what lacks the key (`Authorization: Bearer KEY` or `X-API-Key: KEY`), with 429
-    what comes while `Limits.concurrency` requests are being answered. Gives each answer an
-    `X-Request-Id`, the client's own where it sent one, and each a line of JSON in the log, which
-    holds nothing of the payload.
+    what comes while `Limits.concurrency` requests are being answered, with 408 one whose body takes
+    longer than `Limits.timeout` to arrive. Gives each answer an `X-Request-Id`, the client's own
+    where it sent one, and each a line in the log, which holds nothing of the payload.
     """
 
     def __init__(self, app: ASGIApp, service: Service, keys: Iterable[str] = ()) -> None:
@@ -41,7 +45,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 500
+        began, status, close = time.perf_counter(), 500, False
         headers = dict(scope["headers"])
         name = identity(headers.get(REQUEST_ID, b""))
 
@@ -50,10 +54,27 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 extra = [(REQUEST_ID, name)]
-                if self.service.draining:
+                if close or self.service.draining:
                     extra.append((b"connection", b"close"))
                 message["headers"] = [*message.get("headers", ()), *extra]
             await send(message)
+
+        loop, read = asyncio.get_running_loop(), False
+        until = loop.time() + self.service.limits.timeout
+
+        async def in_time() -> Message:
+            nonlocal read, close
+            if read:  # what follows the body is the client's leaving
+                return await receive()
+            try:
+                async with asyncio.timeout_at(until):
+                    message = await receive()
+            except TimeoutError:
+                read = close = True
+                limit = self.service.limits.timeout
+                raise RequestError(f"Body did not arrive within {limit:g} seconds", 408) from None
+            read = not message.get("more_body", False)
+            return message
 
         path = scope["path"]
         counted = path not in OPEN
@@ -65,7 +86,7 @@ class Guard:
             self.running += counted
             self.service.metrics.waiting.inc(counted)
             try:
-                await self.app(scope, receive, answered)
+                await self.app(scope, in_time, answered)
             finally:
                 self.running -= counted
                 self.service.metrics.waiting.dec(counted)
@@ -81,20 +102,57 @@ class Guard:
         return any([hmac.compare_digest(key, known) for known in self.keys])
 
     def log(self, scope: Scope, status: int, name: bytes, seconds: float) -> None:
-        """Write the request's line; the path without its query, cut short."""
+        """Count the request and write its line; the path without its query, cut short."""
         protocol = scope["path"].split("/", 2)[1][:20] if scope["path"].count("/") > 1 else "other"
         protocol = protocol if protocol in ("v1", "v2") else "other"
         self.service.metrics.responses.labels(protocol, str(status)).inc()
         if access.isEnabledFor(logging.INFO):
-            entry: dict[str, Any] = {
-                "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            entry = {
                 "id": name.decode("latin-1"),
                 "method": scope["method"],
-                "path": scope["path"][:200],
+                # As it was sent: unquoted, it may hold the end of a line.
+                "path": scope["raw_path"][:200].decode("ascii", "backslashreplace"),
                 "status": status,
                 "ms": round(seconds * 1000, 2),
             }
-            access.info(json.dumps(entry))
+            line = "%(method)s %(path)s %(status)s %(ms)s ms, id %(id)s"
+            access.info(line, entry, extra={"request": entry})
+
+
+def read_keys(file: str | None, variable: str | None = None) -> tuple[str, ...]:
+    """Return the API keys of a file, one a line, and of an environment variable's value.
+
+    Raises:
+        ServeError: the file cannot be read, or neither it nor the variable, where given, holds a
+            key that a header can carry.
+    """
+    keys: list[str] = []
+    if file is not None:
+        path = Path(file).expanduser()
+        try:
+            text = path.read_text(encoding="utf-8")
+            mode = path.stat().st_mode
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8"
+            raise ServeError(f"--api-key-file {file} cannot be read: {reason}") from None
+        keys = [line.strip() for line in text.splitlines() if line.strip()]
+        if not keys:
+            raise ServeError(f"--api-key-file {file} holds no key; write one a line")
+        if mode & 0o077:
+            others = "everybody" if mode & 0o007 else "its group"
+            print(
+                f"dlkit: warning: {file} can be read by {others}: chmod 600 {file}", file=sys.stderr
+            )
+    if variable is not None:
+        if not variable.strip():
+            raise ServeError("DLKIT_API_KEY is empty; give it a key, or unset it")
+        keys.append(variable.strip())
+    for number, key in enumerate(keys, 1):
+        if not key.isascii() or not key.isprintable() or " " in key:
+            raise ServeError(
+                f"API key {number} cannot stand in a header: printable ASCII without spaces only"
+            )
+    return tuple(keys)
 
 
 def identity(given: bytes) -> bytes:

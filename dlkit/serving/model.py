@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from dlkit.errors import ServeError
-from dlkit.export import MANIFEST, read_manifest
 from dlkit.runtime import load_tensorflow
+from dlkit.serving.admit import admit
 from dlkit.serving.tensors import RequestError, TensorSpec
 from dlkit.serving.text_edges import with_strings
 
@@ -22,6 +23,7 @@ logger = logging.getLogger("dlkit.serving")
 WARM_UP = Path("assets.extra", "tf_serving_warmup_requests")
 PREDICT = "tensorflow/serving/predict"
 MAX_WARM_UP = 1000  # TensorFlow Serving's limit
+WARM_UP_SECONDS = 5.0  # in which batches of growing size are tried
 # TensorFlow's status code -> HTTP's, as TensorFlow Serving maps them; 500 for the others.
 HTTP_STATUS = {3: 400, 4: 504, 5: 404, 6: 409, 7: 403, 8: 429, 9: 400, 10: 409, 11: 400}
 HTTP_STATUS |= {12: 501, 14: 503, 16: 401}
@@ -122,17 +124,33 @@ def find_version(directory: Path) -> Path:
     return path
 
 
-def load_model(name: str, directory: Path) -> ServedModel:
-    """Load the highest version in `directory` and replay its warm-up requests.
+def load_model(name: str, directory: Path, **options: Any) -> ServedModel:
+    """Load the highest version in `directory`; see `load_version`."""
+    return load_version(name, find_version(directory), **options)
 
+
+def load_version(
+    name: str,
+    path: Path,
+    version: int | None = None,
+    *,
+    batch: int = 1,
+    require_manifest: bool = False,
+) -> ServedModel:
+    """Load one version of a model and replay its warm-up requests.
+
+    Args:
+        name: the model's.
+        path: the version's folder.
+        version: the number to serve it as; that of the folder unless given.
+        batch: rows up to which batches are warmed.
+        require_manifest: whether a model that does not come from dlkit is refused.
     Raises:
         RunError: a file is not what the manifest says.
-        ServeError: not a SavedModel, a broken one, one without signatures, or a warm-up request
-            that fails.
+        ServeError: not a SavedModel, a broken one, one that `admit` refuses, one without
+            signatures, or a warm-up request that fails.
     """
-    path = find_version(directory)
-    # A foreign SavedModel has no manifest; one that has must be what it says.
-    manifest = read_manifest(path) if (path / MANIFEST).exists() else None
+    manifest = admit(path, require_manifest=require_manifest)
     logger.info("%s: loading %s", name, path)
     tf = load_tensorflow()
     from google.protobuf.json_format import MessageToDict
@@ -161,11 +179,11 @@ def load_model(name: str, directory: Path) -> ServedModel:
         key: _signature(described[key], function, manifest is not None)
         for key, function in sorted(functions.items())
     }
-    example = _warm_up(name, path, signatures)
+    example = _warm_up(name, path, signatures, batch)
     if manifest is not None and manifest.get("tokenizer") == "bpe":
         with_strings(path, signatures, described)
         example = None  # it holds tokens
-    version = int(path.name)
+    version = int(path.name) if version is None else version
     metadata = {"signature_def": described}
     return ServedModel(name, version, path, signatures, metadata, manifest, example, loaded)
 
@@ -194,9 +212,13 @@ def _specs(tensors: Mapping[str, Any]) -> dict[str, TensorSpec]:
 
 
 def _warm_up(
-    name: str, path: Path, signatures: Mapping[str, Signature]
+    name: str, path: Path, signatures: Mapping[str, Signature], batch: int
 ) -> dict[str, np.ndarray] | None:
-    """Replay the recorded requests; return the first for `serving_default`."""
+    """Replay the recorded requests; return the first for `serving_default`.
+
+    Each endpoint that answers in batches also runs those of 2, 4, 8 ... rows, as `Batcher` joins
+    them, for some seconds.
+    """
     if not (path / WARM_UP).is_file():
         logger.info("%s: no warm-up requests; its first answer will be slow", name)
         return None
@@ -207,6 +229,8 @@ def _warm_up(
 
     example = None
     count = 0
+    batched: set[str] = set()
+    until = time.monotonic() + WARM_UP_SECONDS
     try:
         for record in tf.data.TFRecordDataset(str(path / WARM_UP)).take(MAX_WARM_UP):
             log = protobuf.PredictionLog.FromString(record.numpy())
@@ -217,6 +241,12 @@ def _warm_up(
             arrays = {key: tf.make_ndarray(value) for key, value in request.inputs.items()}
             signatures[signature].run(arrays)
             count += 1
+            if signatures[signature].batchable and signature not in batched:
+                batched.add(signature)
+                rows = 2
+                while rows <= batch and time.monotonic() < until:
+                    signatures[signature].run({k: _rows(a, rows) for k, a in arrays.items()})
+                    rows *= 2
             if signature == "serving_default" and example is None:
                 example = arrays
     except Exception as error:  # a foreign file may hold anything; none of it is fit to serve
@@ -227,6 +257,11 @@ def _warm_up(
         ) from error
     logger.info("%s: replayed %d warm-up requests", name, count)
     return example
+
+
+def _rows(array: np.ndarray, rows: int) -> np.ndarray:
+    """Repeat the first row of an array."""
+    return np.repeat(array[:1], rows, axis=0)
 
 
 def _to_numpy(tensor: Any) -> np.ndarray:

@@ -15,6 +15,7 @@ from dlkit.tracking.find import (
     find_run,
     list_runs,
     register,
+    registered,
     run_export,
 )
 from dlkit.tracking.record import Run, environment, recorded, resume_run, same_data, start_run
@@ -52,6 +53,7 @@ __all__ = [
     "list_runs",
     "recorded",
     "register",
+    "registered",
     "resume_run",
     "run_export",
     "same_data",

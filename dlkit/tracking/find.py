@@ -123,6 +123,17 @@ def _registered(ref: str) -> Any:
     )
 
 
+def registered(ref: str) -> tuple[int, dict[str, int]]:
+    """Return the version that `models:/NAME@ALIAS` means now, and the versions of all aliases.
+
+    Raises:
+        RunError: no such model, version or alias.
+    """
+    version = _registered(ref)
+    aliases = client().get_registered_model(version.name).aliases
+    return int(version.version), {alias: int(number) for alias, number in aliases.items()}
+
+
 def export_directory(ref: str, task: str | None = None) -> tuple[Path, str | None]:
     """Find the exported directory of a run, of a registered model, or at a path.
 

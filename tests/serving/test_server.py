@@ -23,7 +23,7 @@ from click.testing import CliRunner
 
 from dlkit.errors import ServeError
 from dlkit.serving.model import load_model
-from dlkit.serving.server import announcement
+from dlkit.serving.announce import announcement
 from pipelines.serve import serve
 
 ROOT = Path(__file__).parents[2]
