@@ -194,10 +194,9 @@ def decode_raw(binary: memoryview, specs: Mapping[str, TensorSpec]) -> dict[str,
     if spec.shape is None or len(varies) > 1:
         raise RequestError(f"The shape of input '{name}' cannot be told: name it in JSON")
     each = math.prod(size or 1 for size in shape) * v2_tensors.TYPES[datatype][1].itemsize
-    for index in varies:
-        shape[index] = len(binary) // each
+    sizes = [len(binary) // each if size is None else size for size in shape]
     try:
-        return {name: v2_tensors.from_binary(binary, datatype, shape)}
+        return {name: v2_tensors.from_binary(binary, datatype, sizes)}
     except RequestError as error:
         raise RequestError(f"Input '{name}': {error}") from None
 

@@ -106,6 +106,24 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.fixture(scope="session")
+def every_type(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A foreign SavedModel that gives back what it is given: an input `(b,)` of each type."""
+    tf = load_tensorflow()
+    names = (
+        "bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 bfloat16 float32 float64"
+    )
+    specs = [tf.TensorSpec([None], name, name) for name in [*names.split(), "string"]]
+
+    @tf.function(input_signature=specs)
+    def same(*inputs: Any) -> dict[str, Any]:
+        return {spec.name: tf.identity(each) for spec, each in zip(specs, inputs, strict=True)}
+
+    directory = tmp_path_factory.mktemp("every_type")
+    tf.saved_model.save(tf.Module(), str(directory / "1"), signatures={"serving_default": same})
+    return directory
+
+
 def png(level: int) -> bytes:
     """Return a PNG of one grey level, 2 pixels wide and high."""
     tf = load_tensorflow()
