@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -236,6 +237,8 @@ def resolve(asked: list[tuple[str | None, str]]) -> dict[str, Source]:
 
     sources: dict[str, Source] = {}
     for given, run in asked:
+        if Path(run).is_file():
+            find_version(Path(run))  # says what the file is
         directory, default = tracking.export_directory(run)
         name = given or default or directory.name
         check_name(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -9,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -204,10 +205,14 @@ def read_manifest(target: Path) -> dict[str, Any]:
         RunError: there is none, or a file is missing, changed or new.
     """
     try:
+        if not (target / MANIFEST).is_file():  # a pipe would be waited for
+            raise OSError(f"there is no file {MANIFEST}")
         manifest = json.loads((target / MANIFEST).read_text(encoding="utf-8"))
-        listed = dict(manifest["files"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{target} is no dlkit export: {error}") from None
+        listed = {str(name): digest for name, digest in manifest["files"].items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise RunError(
+            f"{target} is no dlkit export: its manifest cannot be read: {error}"
+        ) from None
     found = checksums(target)
     for name in sorted(set(listed) | set(found)):
         if listed.get(name) != found.get(name):
@@ -215,9 +220,19 @@ def read_manifest(target: Path) -> dict[str, Any]:
     return manifest
 
 
-def copy(directory: Path, out: Path, number: int = 1) -> Path:
+def copy(
+    directory: Path,
+    out: Path,
+    number: int = 1,
+    complete: Callable[[Path], None] = lambda folder: None,
+) -> Path:
     """Copy an export to `out/NUMBER`, whole or not at all; return that folder.
 
+    Args:
+        directory: holds the version's folder `1`.
+        out: gets the new one.
+        number: its version.
+        complete: called with the copy before it is in place; what it raises undoes all.
     Raises:
         RunError: it is there already, or cannot be written.
     """
@@ -226,10 +241,17 @@ def copy(directory: Path, out: Path, number: int = 1) -> Path:
     if target.exists():
         raise RunError(f"--out: {target} exists; choose another folder or --version {number + 1}")
     partial = out / f".{number}.partial"
+    made = not out.exists()
     try:
         shutil.copytree(directory / "1", partial)
+        complete(partial)
         os.replace(partial, target)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if made:
+            with contextlib.suppress(OSError):
+                out.rmdir()
+        if not isinstance(error, OSError):
+            raise
         raise RunError(f"--out: {out} cannot be written: {error.strerror or error}") from None
     return target

@@ -15,7 +15,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from dlkit.errors import ServeError
 from dlkit.export import MANIFEST, read_manifest
@@ -42,12 +42,17 @@ FOREIGN = {  # ending: what it is
     ".pkl": "a pickle, which runs code when it is read",
     ".pt": "a PyTorch file: a pickle, which runs code when it is read",
     ".pth": "a PyTorch file: a pickle, which runs code when it is read",
+    ".onnx": "an ONNX file, which is served as a part of an export, with --runtime onnx",
+    ".tflite": "a LiteRT file, which is served as a part of an export, with --runtime litert",
     ".ckpt": "a checkpoint, which holds no graph",
     ".safetensors": "a file of weights, which holds no graph",
     ".zip": "a zip file; unpack it",
 }
 BEGINNINGS = {b"\x89HDF\r\n\x1a\n": ".h5", b"PK\x03\x04": ".zip", b"\x80": ".pickle"}
-INSTEAD = "a SavedModel is served: write one with dlkit TASK export RUN, or Keras's model.export"
+INSTEAD = (
+    "what is served is a folder that holds 1/saved_model.pb: write one with dlkit TASK export RUN "
+    "or, elsewhere, with Keras's model.export"
+)
 
 
 def admit(path: Path, *, require_manifest: bool = False) -> dict[str, Any] | None:
@@ -93,13 +98,15 @@ def admit(path: Path, *, require_manifest: bool = False) -> dict[str, Any] | Non
 
 
 def refuse_foreign(path: Path) -> None:
-    """Raise ServeError for a file of a known kind that is no export, or a folder that holds one."""
+    """Raise ServeError for a file, and for a folder that holds one of a kind that is no export."""
     inside = path.is_dir()
     for each in sorted(path.iterdir()) if inside else [path]:
         kind = FOREIGN.get(_ending(each))
-        if kind is not None:
-            held = f"{path} is no export: it holds {each.name}, " if inside else f"{path} is "
-            raise ServeError(f"{held}{kind}; {INSTEAD}")
+        if kind is not None or not inside:
+            held = (
+                f"{path} is no export: it holds {quoted(each.name)}, " if inside else f"{path} is "
+            )
+            raise ServeError(f"{held}{kind or 'a file'}; {INSTEAD}")
 
 
 def _ending(path: Path) -> str:
@@ -129,7 +136,8 @@ def check_files(path: Path, *, links: bool) -> None:
         if stat.S_ISLNK(mode):
             _check_link(each, path, links)
         elif not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise ServeError(f"{quoted(str(each))} is refused: neither a file nor a folder")
+            name = quoted(str(each.relative_to(path)))
+            raise ServeError(f"{path} is refused: {name} is neither a file nor a folder")
     for name in OTHER_GRAPHS:
         if (path / name).exists():
             raise ServeError(f"{path} holds {name} beside {GRAPH}: which is the model is unclear")
@@ -142,21 +150,19 @@ def _walk(path: Path) -> Iterator[Path]:
 
 
 def _check_link(link: Path, within: Path, accepted: bool) -> None:
-    shown = quoted(str(link))
+    refused = f"{within} is refused: {quoted(str(link.relative_to(within)))} is a link"
     if not accepted:
-        raise ServeError(f"{shown} is a link, which --require-manifest does not accept")
+        raise ServeError(f"{refused}, which --require-manifest does not accept")
     try:
         target = link.resolve(strict=True)
     except (OSError, RuntimeError):
-        raise ServeError(f"{shown} is a link that leads nowhere") from None
+        raise ServeError(f"{refused} that leads nowhere") from None
     if not target.is_relative_to(within.resolve()):
-        raise ServeError(f"{shown} is refused: a link that leads out of {within}")
-    mode = target.stat().st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise ServeError(f"{shown} is refused: it leads to neither a file nor a folder")
+        raise ServeError(f"{refused} that leads out of it")
 
 
 def _mode(path: Path) -> int:
+    """Return what a path is, no link followed; 0 for what is not there."""
     try:
         return path.lstat().st_mode
     except OSError:
@@ -174,13 +180,13 @@ def check_graph(path: Path, meta_graph: Any, *, listed: bool) -> None:
         ServeError: it is refused.
     """
 
-    def refuse(operation: str, within: str, reason: str) -> None:
+    def refuse(operation: str, within: str, reason: str) -> NoReturn:
         where = f" (in function {quoted(within)})" if within else ""
         raise ServeError(f"{path} is refused: its graph holds {operation}{where}, {reason}")
 
     known = graphs.functions(meta_graph)
     accepted = operations.ALLOWED | known
-    elements = 0
+    unlisted, elements = None, 0
     for used in graphs.operations(meta_graph):
         elements += used.elements
         if used.saver and used.name in operations.SAVER:
@@ -188,10 +194,12 @@ def check_graph(path: Path, meta_graph: Any, *, listed: bool) -> None:
         does = operations.does(used.name)
         if does:
             refuse(used.name, used.within, f"which {does}")
-        if listed and used.name not in accepted:
-            reason = "which is not on the list of operations that --require-manifest accepts"
-            refuse(quoted(used.name), used.within, reason)
+        if used.name not in accepted:
+            unlisted = unlisted or used
     missing = sorted(graphs.references(meta_graph) - known)
+    if listed and unlisted:  # told last: what is forbidden says more
+        reason = "which is not on the list of operations that --require-manifest accepts"
+        refuse(quoted(unlisted.name), unlisted.within, reason)
     if listed and missing:
         refuse(f"a call of {quoted(missing[0])}", "", "which is no function of it")
     if elements > (path / GRAPH).stat().st_size + MAX_UNFOLDED:

@@ -14,7 +14,7 @@ import numpy as np
 
 from dlkit.errors import ServeError
 from dlkit.runtime import load_tensorflow
-from dlkit.serving.admit import admit
+from dlkit.serving.admit import admit, refuse_foreign
 from dlkit.serving.tensors import RequestError, TensorSpec
 from dlkit.serving.text_edges import with_strings
 
@@ -112,14 +112,18 @@ def find_version(directory: Path) -> Path:
     Raises:
         ServeError: no such directory, no version in it, or one that is no SavedModel.
     """
+    if directory.is_file():
+        refuse_foreign(directory)
     if not directory.is_dir():
         raise ServeError(f"no such directory: {directory}")
     versions = [path for path in directory.iterdir() if re.fullmatch("[0-9]+", path.name)]
     if not versions:
+        refuse_foreign(directory)
         hint = "; give the directory above it" if (directory / "saved_model.pb").exists() else ""
         raise ServeError(f"{directory} is no export: it holds no version such as 1/{hint}")
     path = max(versions, key=lambda path: int(path.name))
     if not (path / "saved_model.pb").is_file():
+        refuse_foreign(path)
         raise ServeError(f"{path} is not a SavedModel: it holds no saved_model.pb")
     return path
 

@@ -156,9 +156,10 @@ def export_directory(ref: str, task: str | None = None) -> tuple[Path, str | Non
 
 
 def _task_of(path: Path) -> str | None:
-    for manifest in sorted(path.glob("*/assets.extra/dlkit.json")):
-        with contextlib.suppress(OSError, ValueError):
-            return json.loads(manifest.read_text(encoding="utf-8")).get("task")
+    for manifest in sorted(p for p in path.glob("*/assets.extra/dlkit.json") if p.is_file()):
+        with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
+            task = json.loads(manifest.read_text(encoding="utf-8")).get("task")
+            return task if isinstance(task, str) else None
     return None
 
 
