@@ -72,6 +72,16 @@ LAYERS = """
     Sigmoid SoftmaxCrossEntropyWithLogits Softmax Softplus Softsign
     SparseSoftmaxCrossEntropyWithLogits Tanh
 """
+# Slopes of layers: a score that says how much each input weighed.
+SLOPES = """
+    AvgPool3DGrad AvgPoolGrad BiasAddGrad BroadcastGradientArgs Conv2DBackpropFilter
+    Conv3DBackpropFilterV2 DepthwiseConv2dNativeBackpropFilter DepthwiseConv2dNativeBackpropInput
+    EluGrad FusedBatchNormGrad FusedBatchNormGradV2 FusedBatchNormGradV3 InvGrad LRNGrad
+    LeakyReluGrad MaxPool3DGrad MaxPoolGrad MaxPoolGradV2 MirrorPadGrad ReciprocalGrad Relu6Grad
+    ReluGrad ResizeBicubicGrad ResizeBilinearGrad ResizeNearestNeighborGrad RsqrtGrad
+    ScaleAndTranslateGrad SeluGrad SigmoidGrad SoftplusGrad SoftsignGrad SqrtGrad StridedSliceGrad
+    TanhGrad
+"""
 # Numbers drawn from a seed that is given.
 DRAWN = """
     StatelessMultinomial StatelessRandomGammaV2 StatelessRandomGetAlg StatelessRandomGetKeyCounter
@@ -105,8 +115,10 @@ CONTAINERS = """
     TensorListPushBack TensorListReserve TensorListResize TensorListScatterV2 TensorListSetItem
     TensorListSplit TensorListStack
 """
-FAMILIES = (PASSED, CALLED, VARIABLES, ELEMENTWISE, REDUCED, MOVED, LINEAR, LAYERS, DRAWN, TEXT)
-ALLOWED = frozenset(" ".join([*FAMILIES, IMAGES, CONTAINERS]).split())
+NUMBERS = (ELEMENTWISE, REDUCED, MOVED, LINEAR, LAYERS, SLOPES, DRAWN)
+ALLOWED = frozenset(
+    " ".join([PASSED, CALLED, VARIABLES, *NUMBERS, TEXT, IMAGES, CONTAINERS]).split()
+)
 # How a checkpoint is written and read. Every SavedModel holds them: allowed to its saver alone,
 # which the server does not run (TensorFlow reads the variables with code of its own).
 SAVER = frozenset(["MergeV2Checkpoints", "RestoreV2", "SaveV2", "ShardedFilename"])
