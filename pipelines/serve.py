@@ -21,7 +21,7 @@ def whole(low: int, high: int) -> Number:
     return Number(int, {"minimum": low, "maximum": high})
 
 
-RUNTIMES = ("tensorflow", "onnx", "litert")
+RUNTIMES = ("tensorflow", "onnx", "onnx-int8", "litert", "litert-int8")
 PORT = whole(0, 65535)
 SOME = whole(1, 10**9)
 
@@ -45,7 +45,7 @@ SOME = whole(1, 10**9)
 )  # fmt: skip
 @click.option(
     "--runtime", type=Name(RUNTIMES), default="tensorflow", show_default=True,
-    help="What runs the exports: those made with --format onnx or litert need theirs.",
+    help="What runs the exports; all but tensorflow need one made with that --format.",
 )  # fmt: skip
 @click.option(
     "--max-batch", type=whole(1, 4096), default=64, show_default=True,

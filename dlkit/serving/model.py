@@ -15,7 +15,7 @@ import numpy as np
 from dlkit.errors import ServeError
 from dlkit.runtime import load_tensorflow
 from dlkit.serving.admit import admit, refuse_foreign
-from dlkit.serving.tensors import RequestError, TensorSpec
+from dlkit.serving.tensors import DTYPES, RequestError, TensorSpec
 from dlkit.serving.text_edges import with_strings
 
 logger = logging.getLogger("dlkit.serving")
@@ -138,15 +138,20 @@ def load_version(
     path: Path,
     version: int | None = None,
     *,
+    engine: str = "tensorflow",
+    threads: int = 1,
     batch: int = 1,
     require_manifest: bool = False,
 ) -> ServedModel:
-    """Load one version of a model and replay its warm-up requests.
+    """Load one version of a model and warm it, with its recorded requests where there are such.
 
     Args:
         name: the model's.
         path: the version's folder.
         version: the number to serve it as; that of the folder unless given.
+        engine: `tensorflow` runs the SavedModel; `onnx`, `onnx-int8`, `litert` and `litert-int8`
+            run what the export holds for them, and load no TensorFlow.
+        threads: of an engine other than TensorFlow, whose threads are the process's.
         batch: rows up to which batches are warmed.
         require_manifest: whether a model that does not come from dlkit is refused.
     Raises:
@@ -156,6 +161,12 @@ def load_version(
     """
     manifest = admit(path, require_manifest=require_manifest)
     logger.info("%s: loading %s", name, path)
+    version = int(path.name) if version is None else version
+    if engine != "tensorflow":
+        signatures = _of_engine(path, engine, threads)
+        _warm_zeros(signatures, batch)
+        metadata = {"signature_def": {k: _described(s) for k, s in sorted(signatures.items())}}
+        return ServedModel(name, version, path, signatures, metadata, manifest, None, None)
     tf = load_tensorflow()
     from google.protobuf.json_format import MessageToDict
     from tensorflow.core.protobuf import saved_model_pb2
@@ -187,9 +198,59 @@ def load_version(
     if manifest is not None and manifest.get("tokenizer") == "bpe":
         with_strings(path, signatures, described)
         example = None  # it holds tokens
-    version = int(path.name) if version is None else version
     metadata = {"signature_def": described}
     return ServedModel(name, version, path, signatures, metadata, manifest, example, loaded)
+
+
+def _of_engine(path: Path, engine: str, threads: int) -> dict[str, Signature]:
+    """Open what an export holds for another runtime."""
+    from dlkit.serving import engines
+
+    runtime, _, int8 = engine.partition("-")
+    opened = engines.onnx_signatures if runtime == "onnx" else engines.litert_signatures
+    return {
+        name: Signature(r.inputs, r.outputs, r.run, batchable=by_row(r.inputs, r.outputs))
+        for name, r in opened(path, threads, int8=bool(int8)).items()
+    }
+
+
+def _warm_zeros(signatures: Mapping[str, Signature], batch: int) -> None:
+    """Run each endpoint on zeros, in batches of growing size where it answers such."""
+    until = time.monotonic() + WARM_UP_SECONDS
+    for signature in signatures.values():
+        rows = 1
+        while rows <= (batch if signature.batchable else 1) and time.monotonic() < until:
+            arrays = {
+                name: np.zeros(
+                    [size or 1 for size in (None, *(spec.shape or ())[1:])], DTYPES[spec.dtype]
+                )
+                for name, spec in signature.inputs.items()
+            }
+            signature.run({name: _rows(array, rows) for name, array in arrays.items()})
+            rows *= 2
+
+
+def _described(signature: Signature) -> dict[str, Any]:
+    """Return what TensorFlow's `SignatureDef` of these specs says, as JSON has it."""
+
+    def tensors(specs: Mapping[str, TensorSpec]) -> dict[str, Any]:
+        return {
+            name: {
+                "dtype": f"DT_{spec.dtype.upper()}",
+                "tensor_shape": {
+                    "dim": [
+                        {"size": str(-1 if size is None else size), "name": ""}
+                        for size in spec.shape or ()
+                    ],
+                    "unknown_rank": spec.shape is None,
+                },
+                "name": name,
+            }
+            for name, spec in specs.items()
+        }
+
+    found = {"inputs": tensors(signature.inputs), "outputs": tensors(signature.outputs)}
+    return {**found, "method_name": signature.method, "defaults": {}}
 
 
 def _signature(

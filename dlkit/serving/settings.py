@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from dlkit.serving.batching import Batching
 from dlkit.serving.service import Limits
 
-LARGEST_BATCH = 4096
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -20,7 +18,7 @@ class Settings:
         grpc_port: port of the gRPC interface; None opens none.
         workers: processes that share the port.
         threads: of one model's operations; as many requests or batches run at once.
-        runtime: `tensorflow`, `onnx` or `litert`.
+        runtime: see `load_version`'s `engine`.
         batching: see `Batching`.
         limits: see `Limits`.
         keys: API keys, one of which each request must carry; none lets everybody in.
