@@ -116,7 +116,7 @@ def serve(runs: tuple[str, ...], host: str, port: int, **given: Any) -> None:
 
     SIGTERM stops it after all accepted requests are answered.
     """
-    from contextlib import closing
+    from contextlib import ExitStack, closing
 
     from dlkit.serving import server
     from dlkit.serving.logs import log_to_stderr
@@ -124,9 +124,13 @@ def serve(runs: tuple[str, ...], host: str, port: int, **given: Any) -> None:
 
     asked = [split_name(run) for run in runs]
     labels = [split_label(label) for label in given["labels"]]
-    settings = settings_of(host, given)
     poll = given["poll"] if given["watch"] else 0.0
-    with server.signals_while_loading(), closing(server.bind(host, port)) as listener:
+    with ExitStack() as stack:
+        stack.enter_context(server.signals_while_loading())
+        listener = stack.enter_context(closing(server.bind(host, port)))
+        if given["grpc_port"] is not None:
+            given["grpc_port"] = stack.enter_context(server.held(host, given["grpc_port"]))
+        settings = settings_of(host, given)
         # Everything that can be said without TensorFlow is said before it is loaded.
         sources = resolve(asked)
         finder = Finder(sources, given["versions"], labels_of(labels, sources))

@@ -16,11 +16,15 @@ from dlkit.serving.tensors import DTYPES, TensorSpec, to_base64
 PASTE = 1000  # characters of a request that one still cares to paste into a terminal
 
 
+def reachable(host: str) -> str:
+    """Return how a client on this machine writes the address that was listened on."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host else host
+
+
 def announcement(model: ServedModel, host: str, port: int) -> str:
     """Return the model's URL and a curl command that can be pasted, as two lines."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    host = f"[{host}]" if ":" in host else host
-    url = f"http://{host}:{port}/v1/models/{model.name}"
+    url = f"http://{reachable(host)}:{port}/v1/models/{model.name}"
     body = _example(model)
     if body is not None:
         command = f"curl -d {shlex.quote(body)} {url}:predict"

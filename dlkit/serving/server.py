@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import logging
@@ -13,11 +14,12 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
 
 from dlkit.errors import ServeError
-from dlkit.serving.announce import announcement
+from dlkit.serving.announce import announcement, reachable
 from dlkit.serving.app import create_app
 from dlkit.serving.connections import IDLE_SECONDS, Connection
 from dlkit.serving.loader import Loader
@@ -25,6 +27,9 @@ from dlkit.serving.servables import Servables
 from dlkit.serving.service import Service
 from dlkit.serving.settings import Settings
 from dlkit.serving.watch import Finder, Plan, Watcher
+
+if TYPE_CHECKING:
+    from dlkit.serving.grpc_api import GrpcServer
 
 DRAIN_SECONDS = 1.0  # how long /healthz can be seen to fail before the port closes
 STOP_SECONDS = 25.0  # how long accepted requests may take after that
@@ -37,7 +42,7 @@ def bind(host: str, port: int, shared: bool = False) -> socket.socket:
     Args:
         host: a name or an IPv4 or IPv6 address.
         port: 0 takes any free one.
-        shared: whether other sockets of this user may take it as well.
+        shared: whether other sockets of this user may take it as well, if they say so too.
     Raises:
         ServeError: the port is in use or not allowed, or the host is not this machine's.
     """
@@ -52,15 +57,28 @@ def bind(host: str, port: int, shared: bool = False) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         if shared:
-            # Told apart from a port that is taken: that one cannot be had alone.
-            with bind(host, port) if port else contextlib.nullcontext():
-                pass
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
     except OSError as error:
         listener.close()
         raise _port_error(error, host, port) from None
     return listener
+
+
+@contextlib.contextmanager
+def held(host: str, port: int) -> Iterator[int]:
+    """Keep a port for gRPC, whose library takes it by its number once the models are loaded.
+
+    Raises:
+        ServeError: see `bind`.
+    """
+    try:
+        with bind(host, port) as alone:  # one that is shared already could be taken as well
+            port = alone.getsockname()[1]
+        with bind(host, port, shared=True):
+            yield port
+    except ServeError as error:
+        raise ServeError(str(error).replace("--port", "--grpc-port")) from None
 
 
 def listen(listener: socket.socket, host: str) -> None:
@@ -145,7 +163,10 @@ def announced(service: Service, settings: Settings, listener: socket.socket) -> 
     """Return what is said of all models when they are ready."""
     port = listener.getsockname()[1]
     models = [service.servables.find(name) for name in service.servables.names()]
-    return "\n".join(announcement(model, settings.host, port) for model in models)
+    lines = [announcement(model, settings.host, port) for model in models]
+    if settings.grpc_port is not None:
+        lines.append(f"gRPC: {reachable(settings.host)}:{settings.grpc_port}")
+    return "\n".join(lines)
 
 
 class Server(uvicorn.Server):
@@ -155,11 +176,14 @@ class Server(uvicorn.Server):
         config: uvicorn's.
         service: learns of the drain.
         worker: whether a supervisor minds Ctrl-C and a second signal.
+        grpc: answers beside it.
     """
 
-    def __init__(self, config: uvicorn.Config, service: Service, worker: bool) -> None:
+    def __init__(
+        self, config: uvicorn.Config, service: Service, worker: bool, grpc: GrpcServer | None
+    ) -> None:
         super().__init__(config)
-        self.service, self.worker = service, worker
+        self.service, self.worker, self.grpc = service, worker, grpc
         self.signalled: float | None = None
         self.interrupted = False
 
@@ -169,6 +193,8 @@ class Server(uvicorn.Server):
             return  # a terminal sends it to all processes
         if self.signalled is not None and not self.worker:
             self.should_exit = self.force_exit = True
+            if self.grpc:
+                self.grpc.server.stop(0)
         self.signalled = self.signalled or time.monotonic()
         self.interrupted = self.interrupted or sig == signal.SIGINT
         self.service.draining = True
@@ -178,6 +204,12 @@ class Server(uvicorn.Server):
         if self.signalled is not None and time.monotonic() > self.signalled + DRAIN_SECONDS:
             self.should_exit = True
         return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the ports and wait for what was accepted."""
+        grace = 0.0 if self.force_exit else STOP_SECONDS
+        rest = asyncio.to_thread(self.grpc.stop, grace) if self.grpc else asyncio.sleep(0)
+        await asyncio.gather(super().shutdown(sockets), rest)
 
 
 def run(
@@ -191,7 +223,15 @@ def run(
 
     Returns:
         Whether Ctrl-C began the end.
+    Raises:
+        ServeError: gRPC cannot have its port.
     """
+    grpc = None
+    if settings.grpc_port is not None:
+        from dlkit.serving import grpc_api
+
+        port, keys = settings.grpc_port, settings.keys
+        grpc = grpc_api.start(service, settings.host, port, keys, shared=True)
     server = Server(
         uvicorn.Config(
             create_app(service, settings.keys),
@@ -207,6 +247,7 @@ def run(
         ),
         service,
         worker,
+        grpc,
     )
     server.run(sockets=[listener])
     rest = threading.Thread(target=service.batcher.close, daemon=True)
