@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,6 +78,18 @@ def exports_unchecked() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "check", lambda exports, scales=None: [0.0 for _ in exports])
         yield
+
+
+def admitted(exports: Iterable[tuple[Path, Any, Any]]) -> list[tuple[Path, Any, Any]]:
+    """Return exports whose graphs `dlkit serve --require-manifest` lets run."""
+    from dlkit.serving import graphs
+    from dlkit.serving.admit import check_graph
+
+    kept = list(exports)
+    for target, _, _ in kept:
+        for graph in graphs.read(target / "saved_model.pb").meta_graphs:
+            check_graph(target, graph, listed=True)
+    return kept
 
 
 def runner(capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
