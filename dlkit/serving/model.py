@@ -85,7 +85,7 @@ def tensorflow_run(function: Callable[..., Mapping[str, Any]]) -> Any:
     return run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ServedModel:
     """A model that answers.
 
