@@ -1,0 +1,200 @@
+"""TensorFlow Serving's PredictionService and ModelService over gRPC, and gRPC's own Health.
+
+By `prediction_service.proto` and `model_service.proto`; words and codes of the errors are those of
+Serving's `predict_util.cc`, `get_model_metadata_impl.cc` and `get_model_status_impl.cc`. Not served:
+MultiInference, and HandleReloadConfigRequest, since the server is told what to serve when it starts.
+
+Importing this loads TensorFlow, whose protos the messages hold.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from typing import Any
+
+import grpc
+from google.protobuf import empty_pb2, json_format
+from grpc_health.v1 import health_pb2
+from tensorflow.core.protobuf import error_codes_pb2
+from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
+
+from dlkit.serving.grpc_api import CODES, Code, Method
+from dlkit.serving.grpc_tensors import from_proto, to_proto
+from dlkit.serving.model import ServedModel
+from dlkit.serving.rest import DEFAULT_SIGNATURE
+from dlkit.serving.service import Service
+from dlkit.serving.tensors import QUOTED, RequestError
+
+# Generated code; pyright sees none of its classes.
+PREDICT: Any = predict_pb2
+METADATA: Any = get_model_metadata_pb2
+STATUS: Any = get_model_status_pb2
+HEALTH: Any = health_pb2
+EMPTY: Any = empty_pb2
+ERRORS: Any = error_codes_pb2
+
+PREDICTION = "/tensorflow.serving.PredictionService/"
+MODEL = "/tensorflow.serving.ModelService/"
+SERVICES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
+
+
+def methods(service: Service) -> dict[str, Method]:
+    """Return what is answered, by path."""
+    served = {
+        PREDICTION + "Predict": Method(PREDICT.PredictRequest, partial(predict, service)),
+        PREDICTION + "GetModelMetadata": Method(
+            METADATA.GetModelMetadataRequest, partial(metadata, service)
+        ),
+        MODEL + "GetModelStatus": Method(STATUS.GetModelStatusRequest, partial(status, service)),
+        "/grpc.health.v1.Health/Check": Method(HEALTH.HealthCheckRequest, partial(check, service)),
+    }
+    unserved = [PREDICTION + name for name in ("Classify", "Regress", "MultiInference")]
+    for path in [*unserved, MODEL + "HandleReloadConfigRequest"]:
+        served[path] = Method(EMPTY.Empty, partial(refuse, path))
+    return served
+
+
+def refuse(path: str, request: Any, context: grpc.ServicerContext) -> Any:
+    """Raise RequestError: the method is not served."""
+    raise RequestError(f"{path.rpartition('/')[2]} is not served over gRPC", 501)
+
+
+def predict(service: Service, request: Any, context: grpc.ServicerContext) -> Any:
+    """Answer PredictionService.Predict.
+
+    Raises:
+        RequestError: what is asked for does not fit the model.
+        CancelledError: the client left before its request was run.
+    """
+    began = time.perf_counter()
+    name = request.model_spec.name
+    model, code = None, Code.INTERNAL
+    try:
+        model = find(service, request)
+        wanted = request.model_spec.signature_name or DEFAULT_SIGNATURE
+        signature = model.signatures.get(wanted)
+        if signature is None:
+            raise RequestError(f'Serving signature key "{wanted[:QUOTED]}" not found.', 412)
+        given, taken = set(request.inputs), set(signature.inputs)
+        if given != taken:
+            raise RequestError(
+                f"input size does not match signature: {len(given)}!={len(taken)} "
+                f"len({_braced(given)}) != len({_braced(taken)}). Sent extra: "
+                f"{_braced(given - taken)}. Missing but required: {_braced(taken - given)}."
+            )
+        outputs = _wanted_outputs(request.output_filter, signature.outputs)
+        most = service.limits.decompressed
+        arrays = {
+            key: from_proto(key, request.inputs[key], spec, most)
+            for key, spec in signature.inputs.items()
+        }
+        future = service.submit(model, wanted, arrays, context.time_remaining())
+        if not context.add_callback(future.cancel):
+            future.cancel()  # the client has left already
+        found = future.result()
+        answer = PREDICT.PredictResponse()
+        for key in outputs:
+            to_proto(found[key], answer.outputs[key])
+        _fill(answer.model_spec, model)
+        answer.model_spec.signature_name = wanted
+        code = Code.OK
+        return answer
+    except RequestError as error:
+        code = CODES.get(error.status, Code.UNKNOWN)
+        raise
+    finally:
+        if model is not None:
+            seconds = time.perf_counter() - began
+            service.metrics.request(name, "predict", "GRPC", code.name, seconds)
+
+
+def _wanted_outputs(asked: Any, known: Any) -> list[str]:
+    outputs = list(asked) or list(known)
+    for name in outputs:
+        if name not in known:
+            raise RequestError(
+                f"output tensor alias not found in signature: {name[:QUOTED]} Outputs expected to "
+                f"be in the set {_braced(known)}."
+            )
+    if len(set(outputs)) < len(outputs):
+        twice = next(name for name in outputs if outputs.count(name) > 1)
+        raise RequestError(f"duplicate output tensor alias: {twice}")
+    return outputs
+
+
+def metadata(service: Service, request: Any, context: grpc.ServicerContext) -> Any:
+    """Answer PredictionService.GetModelMetadata.
+
+    Raises:
+        RequestError: no such model, or another field than `signature_def`.
+    """
+    if not request.metadata_field:
+        raise RequestError("GetModelMetadataRequest must specify at least one metadata_field")
+    for field in request.metadata_field:
+        if field != "signature_def":
+            raise RequestError(f"Metadata field {field[:QUOTED]} is not supported")
+    model = find(service, request)
+    described = json_format.ParseDict(model.metadata, METADATA.SignatureDefMap())
+    answer = METADATA.GetModelMetadataResponse()
+    answer.metadata["signature_def"].Pack(described)
+    _fill(answer.model_spec, model)
+    return answer
+
+
+def status(service: Service, request: Any, context: grpc.ServicerContext) -> Any:
+    """Answer ModelService.GetModelStatus.
+
+    Raises:
+        RequestError: no such model or version.
+    """
+    if not request.HasField("model_spec"):
+        raise RequestError("Missing ModelSpec")
+    spec = request.model_spec
+    version = spec.version.value if spec.HasField("version") else None
+    if spec.HasField("version_label"):
+        version = find(service, request).version
+    answer = STATUS.GetModelStatusResponse()
+    for state in service.servables.states(spec.name, version):
+        entry = answer.model_version_status.add(version=state.version)
+        entry.state = STATUS.ModelVersionStatus.State.Value(state.state)
+        entry.status.error_code = ERRORS.UNKNOWN if state.error else ERRORS.OK
+        entry.status.error_message = state.error
+    return answer
+
+
+def check(service: Service, request: Any, context: grpc.ServicerContext) -> Any:
+    """Answer Health.Check, by gRPC's `doc/health-checking.md`.
+
+    Raises:
+        RequestError: there is no such service.
+    """
+    if request.service not in SERVICES:
+        raise RequestError(f"There is no service {request.service[:QUOTED]}", 404)
+    ready = not service.draining and service.servables.ready()
+    states = HEALTH.HealthCheckResponse
+    return states(status=states.SERVING if ready else states.NOT_SERVING)
+
+
+def find(service: Service, request: Any) -> ServedModel:
+    """Return the version that a request's `model_spec` means.
+
+    Raises:
+        RequestError: there is none.
+    """
+    if not request.HasField("model_spec"):
+        raise RequestError("Missing ModelSpec")
+    spec = request.model_spec
+    version = spec.version.value if spec.HasField("version") else None
+    label = spec.version_label if spec.HasField("version_label") else None
+    return service.servables.find(spec.name, version, label)
+
+
+def _fill(spec: Any, model: ServedModel) -> None:
+    spec.name = model.name
+    spec.version.value = model.version
+
+
+def _braced(names: Any) -> str:
+    text = ",".join(sorted(names))
+    return "{" + (text if len(text) <= 4 * QUOTED else text[: 4 * QUOTED] + "...") + "}"
