@@ -90,8 +90,12 @@ def predict(service: Service, request: Any, context: grpc.ServicerContext) -> An
             for key, spec in signature.inputs.items()
         }
         future = service.submit(model, wanted, arrays, context.time_remaining())
-        if not context.add_callback(future.cancel):
-            future.cancel()  # the client has left already
+
+        def leave() -> None:
+            future.cancel()
+
+        if not context.add_callback(leave):
+            leave()  # the client is gone already
         found = future.result()
         answer = PREDICT.PredictResponse()
         for key in outputs:
