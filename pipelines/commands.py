@@ -93,28 +93,6 @@ def grown(config: type, resume: str, given: Mapping[str, Any], file: str | None)
     return config(**values)
 
 
-def add_export(group: click.Group, task: str) -> None:
-    """Add `export`: copies a run's export to a folder, checked against its manifest."""
-
-    @group.command("export")
-    @click.argument("run")
-    @click.option(
-        "--out", required=True, metavar="DIR", help="Folder that gets the version folder."
-    )
-    @click.option("--version", "number", type=click.IntRange(1), default=1, show_default=True)
-    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-    def command(run: str, out: str, number: int, as_json: bool) -> None:
-        """Copy RUN's SavedModel to DIR/VERSION, laid out as TensorFlow Serving expects."""
-        from dlkit import export, tracking
-
-        source, name = tracking.export_directory(run, task)
-        target = export.copy(source, Path(out).expanduser(), number)
-        if as_json:
-            click.echo(json.dumps({"task": task, "export": str(target.absolute())}))
-        else:
-            click.echo(f"export  {target}\nnext    dlkit serve {name}={out}")
-
-
 def plain(value: Any) -> Any:
     """Return a result with paths as text, ready for JSON."""
     if isinstance(value, Mapping):

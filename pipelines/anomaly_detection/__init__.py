@@ -12,8 +12,10 @@ from pipelines.anomaly_detection.evaluate import command as evaluate
 from pipelines.anomaly_detection.predict import command as predict
 from pipelines.anomaly_detection.reconstruct import command as reconstruct
 from pipelines.anomaly_detection.result import show
+from pipelines.anomaly_detection.samples import samples
 from pipelines.anomaly_detection.train import train
-from pipelines.commands import Commands, add_export, add_train
+from pipelines.commands import Commands, add_train
+from pipelines.exporting import add_export
 
 
 @click.group(cls=Commands, name=TASK)
@@ -22,7 +24,7 @@ def commands() -> None:
 
 
 add_train(commands, Config, train, show)
-add_export(commands, TASK)
+add_export(commands, TASK, samples)
 commands.add_command(evaluate)
 commands.add_command(predict)
 commands.add_command(encode)

@@ -6,7 +6,8 @@ its own.
 
 import click
 
-from pipelines.commands import Commands, add_export, add_train
+from pipelines.commands import Commands, add_train
+from pipelines.exporting import add_export
 from pipelines.forecasting.backtest import command as backtest
 from pipelines.forecasting.compare import compare_command
 from pipelines.forecasting.config import TASK, Config
@@ -15,6 +16,7 @@ from pipelines.forecasting.explain import command as explain
 from pipelines.forecasting.inspect import command as inspect
 from pipelines.forecasting.predict import command as predict
 from pipelines.forecasting.result import show
+from pipelines.forecasting.samples import samples
 from pipelines.forecasting.train import train
 
 
@@ -24,7 +26,7 @@ def commands() -> None:
 
 
 add_train(commands, Config, train, show)
-add_export(commands, TASK)
+add_export(commands, TASK, samples)
 commands.add_command(evaluate)
 commands.add_command(backtest)
 commands.add_command(compare_command)

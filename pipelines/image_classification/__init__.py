@@ -6,7 +6,8 @@ its own.
 
 import click
 
-from pipelines.commands import Commands, add_evaluate, add_export, add_predict, add_train
+from pipelines.commands import Commands, add_evaluate, add_predict, add_train
+from pipelines.exporting import add_export
 from pipelines.image_classification.compare import compare_command
 from pipelines.image_classification.config import TASK, Config
 from pipelines.image_classification.evaluate import evaluate
@@ -15,6 +16,7 @@ from pipelines.image_classification.find_rate import command as find_rate
 from pipelines.image_classification.inspect import command as inspect
 from pipelines.image_classification.predict import predict
 from pipelines.image_classification.result import show
+from pipelines.image_classification.samples import samples
 from pipelines.image_classification.train import train
 
 
@@ -24,7 +26,7 @@ def commands() -> None:
 
 
 add_train(commands, Config, train, show)
-add_export(commands, TASK)
+add_export(commands, TASK, samples)
 add_evaluate(commands, evaluate, show)
 commands.add_command(compare_command)
 add_predict(commands, predict, "FILE_OR_FOLDER", ("file", "label", "probability"))

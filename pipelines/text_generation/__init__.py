@@ -6,7 +6,8 @@ its own.
 
 import click
 
-from pipelines.commands import Commands, add_export, add_train
+from pipelines.commands import Commands, add_train
+from pipelines.exporting import add_export
 from pipelines.text_generation.config import TASK, Config
 from pipelines.text_generation.evaluate import command as evaluate
 from pipelines.text_generation.generate import command as generate
