@@ -67,7 +67,9 @@ class Metrics:
             MultiProcessCollector(registry)
         plain = CollectorRegistry()
         plain.register(_AsServing(registry))
-        return generate_latest(plain)
+        # The library would name a counter otherwise: see _AsServing.
+        named = b"# TYPE :tensorflow:serving:request_count "
+        return generate_latest(plain).replace(named + b"untyped", named + b"counter")
 
 
 class _AsServing:

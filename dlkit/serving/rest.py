@@ -1,26 +1,25 @@
 """TensorFlow Serving's REST V1: requests to arrays and outputs to answers, as pure functions.
 
-Wording follows `json_tensor.cc` and `http_rest_api_handler.cc` of TensorFlow Serving, so that a
-client of the one can talk to the other. Departures, beside those in `tensors`: a name in `inputs`
-that the signature lacks is refused (Serving ignores it), and shapes are compared with the
-signature's before the graph runs.
+Wording follows `json_tensor.cc` of TensorFlow Serving, so that a client of the one can talk to the
+other. Departures, beside those in `tensors`: answers hold no white space, and shapes are compared
+with the signature's before the graph runs.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import orjson
 
+from dlkit.serving.documents import parse_document
+from dlkit.serving.numbers import Numbers, parse_numbers
 from dlkit.serving.tensors import (
     QUOTED,
     RequestError,
     TensorSpec,
-    flatten,
     is_base64,
     quoted,
     to_array,
@@ -28,48 +27,20 @@ from dlkit.serving.tensors import (
 )
 
 DEFAULT_SIGNATURE = "serving_default"
-
-PARSE_ERRORS = {  # what Python's parser says -> what Serving's says
-    "Expecting value": "Invalid value.",
-    "Extra data": "The document root must not be followed by other values.",
-    "Expecting property name enclosed in double quotes": "Missing a name for object member.",
-    "Expecting ':' delimiter": "Missing a colon after a name of object member.",
-    "Unterminated string starting at": "Missing a closing quotation mark in string.",
-}
+STATUS_NAMES = {400: "INVALID_ARGUMENT", 501: "UNIMPLEMENTED"}
 
 
-def parse_document(body: bytes) -> dict[str, Any]:
-    """Parse a request's body; NaN, Infinity and -Infinity are numbers.
+def parse_predict(body: bytes) -> dict[str, Any]:
+    """Parse the body of a request to predict for `signature_name` and `decode_inputs`.
 
     Raises:
-        RequestError: 400 if the body is empty, malformed, nested too deep or not an object.
+        RequestError: 400 if it is no JSON object.
     """
-    if not body:
-        raise RequestError("JSON Parse error: The document is empty")
-    try:
-        document = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        # orjson is strict; the slower parser takes NaN and knows the offset of an error.
-        document = _parse_leniently(body)
-    if not isinstance(document, dict):
-        raise RequestError(f"JSON Value: {quoted(document)} Is not object")
-    return document
-
-
-def _parse_leniently(body: bytes) -> Any:
-    try:
-        return json.loads(body.decode("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        reason = f"{PARSE_ERRORS.get(error.msg, error.msg + '.')} at offset: {error.pos}"
-    except UnicodeDecodeError as error:
-        reason = f"Invalid encoding in string. at offset: {error.start}"
-    except (RecursionError, ValueError):
-        reason = "Nested too deep, or a number of too many digits."
-    raise RequestError(f"JSON Parse error: {reason}")
+    return parse_numbers(body) or parse_document(body)
 
 
 def signature_name(document: Mapping[str, Any]) -> str:
-    """Return the signature that a request names: `serving_default` where it names none.
+    """Return the signature that a request names, "" where it names none.
 
     Raises:
         RequestError: 400 if the name is no string.
@@ -80,7 +51,7 @@ def signature_name(document: Mapping[str, Any]) -> str:
             f"JSON Value: {quoted(document)} not formatted correctly. 'signature_name' key must "
             "be a string value."
         )
-    return name or DEFAULT_SIGNATURE
+    return name
 
 
 def decode_inputs(
@@ -104,8 +75,8 @@ def decode_inputs(
         if "inputs" in document:
             keys = "'inputs' or 'instances' keys"
             reason = f"Not formatted correctly expecting only one of {keys} to exist"
-        elif not isinstance(instances, list):
-            reason = "Excepting 'instances' to be an list/array"  # the spelling is Serving's
+        elif not isinstance(instances, list | Numbers):
+            reason = "Expecting 'instances' to be an list/array"
         elif not instances:
             reason = "No values in 'instances' array"
         if reason is not None:
@@ -124,20 +95,34 @@ def _is_named(value: Any) -> bool:
     return isinstance(value, dict) and not is_base64(value)
 
 
-def _from_instances(instances: list[Any], specs: Mapping[str, TensorSpec]) -> dict[str, np.ndarray]:
+def _from_instances(instances: Any, specs: Mapping[str, TensorSpec]) -> dict[str, np.ndarray]:
+    # Rows of one shape are columns by another form; one by one, an error finds its row.
+    if isinstance(instances, Numbers):
+        with contextlib.suppress(RequestError):
+            return _from_columns(instances, specs)
+        instances = instances.nested()
     named = _is_named(instances[0])
     if not named and len(specs) > 1:
         raise RequestError(
             "instances is a plain list, but expecting list of objects as multiple input tensors "
             "required as per tensorinfo_map"
         )
-    only = next(iter(specs))
-    if not named:
-        # Values of one shape are a column by another name; one by one, an error finds its element.
-        with contextlib.suppress(RequestError):
+    with contextlib.suppress(RequestError):
+        if not named:
             return _from_columns(instances, specs)
-    leaves: dict[str, list[Any]] = {name: [] for name in specs}  # of all instances, in turn
-    shapes: dict[str, list[int]] = {}
+        if all(_is_named(row) and row.keys() == specs.keys() for row in instances):
+            return {
+                name: to_array([row[name] for row in instances], spec.dtype)
+                for name, spec in specs.items()
+            }
+    return _row_by_row(instances, specs, named)
+
+
+def _row_by_row(
+    instances: list[Any], specs: Mapping[str, TensorSpec], named: bool
+) -> dict[str, np.ndarray]:
+    only = next(iter(specs))
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in specs}
     for index, instance in enumerate(instances):
         if _is_named(instance) != named:
             expected, got = ("object", "list") if named else ("value/list", "object")
@@ -146,33 +131,35 @@ def _from_instances(instances: list[Any], specs: Mapping[str, TensorSpec]) -> di
             try:
                 if name not in specs:
                     raise RequestError(f"JSON object: does not have named input: {name[:QUOTED]}")
-                before = len(leaves[name])
-                shape = flatten(value, specs[name].dtype, leaves[name])
-                first = shapes.setdefault(name, shape)
-                size, got = int(np.prod(first)), len(leaves[name]) - before
-                if got != size:
-                    raise RequestError(f"Expecting tensor size: {size} but got: {got}")
-                if shape != first:
-                    raise RequestError(f"Expecting shape {_text(first)} but got: {_text(shape)}")
+                array = to_array(value, specs[name].dtype)
+                first = rows[name][0] if rows[name] else array
+                if array.size != first.size:
+                    size = f"Expecting tensor size: {first.size} but got: {array.size}"
+                    raise RequestError(size)
+                if array.shape != first.shape:
+                    shapes = f"{_text(first.shape)} but got: {_text(array.shape)}"
+                    raise RequestError(f"Expecting shape {shapes}")
+                rows[name].append(array)
             except RequestError as error:
                 key = f" key: {name[:QUOTED]}" if named else ""
                 raise RequestError(
                     f"Failed to process element: {index}{key} of 'instances' list. Error: "
-                    f"INVALID_ARGUMENT: {error}",
-                    error.status,
+                    f"{STATUS_NAMES[error.status]}: {error}"
                 ) from None
         if named and instance.keys() != specs.keys():
             raise RequestError(
                 f"Failed to process element: {index} of 'instances' list. JSON object: "
                 f"{quoted(instance)} keys must be equal to: {','.join(sorted(specs))}"
             )
-    return {
-        name: to_array(leaves[name], specs[name].dtype, [len(instances), *shape])
-        for name, shape in shapes.items()
-    }
+    return {name: np.stack(arrays) for name, arrays in rows.items()}
 
 
 def _from_columns(columns: Any, specs: Mapping[str, TensorSpec]) -> dict[str, np.ndarray]:
+    if isinstance(columns, Numbers):
+        if len(specs) == 1:
+            [(name, spec)] = specs.items()
+            return {name: columns.array(spec.dtype)}
+        columns = columns.nested()
     if not _is_named(columns):
         if len(specs) > 1:
             raise RequestError(
@@ -180,17 +167,10 @@ def _from_columns(columns: Any, specs: Mapping[str, TensorSpec]) -> dict[str, np
                 "required as per tensorinfo_map"
             )
         columns = {next(iter(specs)): columns}
-    arrays = {}
-    for name, spec in specs.items():
+    for name in specs:
         if name not in columns:
             raise RequestError(f"Missing named input: {name} in 'inputs' object.")
-        leaves: list[Any] = []
-        shape = flatten(columns[name], spec.dtype, leaves)
-        arrays[name] = to_array(leaves, spec.dtype, shape)
-    for name in columns:
-        if name not in specs:
-            raise RequestError(f"JSON object: does not have named input: {name[:QUOTED]}")
-    return arrays
+    return {name: to_array(columns[name], spec.dtype) for name, spec in specs.items()}
 
 
 def _check_shape(name: str, shape: tuple[int, ...], wanted: tuple[int | None, ...] | None) -> None:
@@ -216,9 +196,11 @@ def encode_outputs(outputs: Mapping[str, np.ndarray], *, row_format: bool) -> by
         row_format: `{"predictions": [...]}` with an entry for each row, else `{"outputs": ...}`.
             A single output stands without its name.
     Raises:
-        RequestError: 400 if outputs differ in their number of rows, or for a type that JSON
-            cannot carry.
+        RequestError: 400 if there are none, if they differ in their number of rows, or for a type
+            that JSON cannot carry.
     """
+    if not outputs:
+        raise RequestError("Cannot convert empty tensor map to JSON")
     rows = None
     for name, array in outputs.items() if row_format else ():
         if array.ndim == 0:
@@ -228,7 +210,16 @@ def encode_outputs(outputs: Mapping[str, np.ndarray], *, row_format: bool) -> by
             raise RequestError(
                 f"Tensor name: {name} has inconsistent batch size: {len(array)} expecting: {rows}"
             )
-    encoded = {name: to_json(name, array, by_row=row_format) for name, array in outputs.items()}
+    body = _dump(outputs, row_format, finite=True)
+    # No output is null but a number that is not finite; the word may also stand in a string.
+    return _dump(outputs, row_format, finite=False) if b"null" in body else body
+
+
+def _dump(outputs: Mapping[str, np.ndarray], row_format: bool, *, finite: bool) -> bytes:
+    encoded = {
+        name: to_json(name, array, by_row=row_format, finite=finite)
+        for name, array in outputs.items()
+    }
     if len(encoded) == 1:
         answer = next(iter(encoded.values()))
     elif row_format:

@@ -1,17 +1,17 @@
 """JSON values to arrays and back, by the rules of TensorFlow Serving's `json_tensor.cc`.
 
-Departures: values quoted in an error are cut to `QUOTED` characters; an integer that does not fit
-uint8, int8 or int16 is refused (Serving wraps it around); floats are written in the fewest digits
-that read back as the same number; the bad bytes of a string output that is not UTF-8 become
-U+FFFD (Serving writes invalid JSON).
+Departures: values quoted in an error stand on one line, cut to `QUOTED` characters; an integer that
+does not fit uint8, int8 or int16 is refused (Serving wraps it around); half, bfloat16 and uint16
+are written (Serving refuses them); floats are written in the fewest digits that read back as the
+same number; the bad bytes of a string output that is not UTF-8 become U+FFFD (Serving writes
+invalid JSON).
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -19,8 +19,7 @@ import numpy as np
 import orjson
 
 QUOTED = 80
-MAX_RANK = 254  # TensorFlow's own limit; it also keeps the recursion here far below Python's
-WORD = 2**64  # an integer token beyond 64 bits is a decimal number to Serving's parser
+MAX_RANK = 64  # numpy's own limit; it also keeps the recursion here far below Python's
 
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint32", "uint64")
 # Serving's names of the types that JSON can carry.
@@ -31,12 +30,9 @@ DTYPES: dict[str, np.dtype] = {
     "bool": np.dtype(bool),
     **{name: np.dtype(name) for name in INTEGERS},
 }
-# The integers that a type holds exactly: more than the type's own range for no type.
-EXACT = {
-    "float": (1 - 2**24, 2**24 - 1),
-    "double": (1 - 2**53, 2**53 - 1),
-    **{name: (int(np.iinfo(name).min), int(np.iinfo(name).max)) for name in INTEGERS},
-}
+# What Python's parser makes of the JSON that each kind of type takes. No boolean is a number, no
+# decimal number an integer.
+TAKEN: dict[str, set[type]] = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}}
 JSON_TYPES = {dict: "Object", list: "Array", str: "String", int: "Number", float: "Number"}
 
 
@@ -55,16 +51,14 @@ class RequestError(Exception):
         self.status = status
 
 
-def flatten(value: Any, dtype: str, leaves: list[Any]) -> list[int]:
-    """Append the leaves of nested lists to `leaves` in row-major order and return the shape.
+def to_array(value: Any, dtype: str) -> np.ndarray:
+    """Convert a JSON value.
 
     Args:
         value: a scalar, or lists of one size at each level.
-        dtype: Serving's name of the leaves' type. An integer is never made of a decimal number
-            or a boolean; a string is text or `{"b64": "..."}` and is appended as bytes.
-        leaves: where the leaves go.
+        dtype: Serving's name of the scalars' type; see `scalars`.
     Raises:
-        RequestError: 400 for ragged lists or a leaf of another type, 501 for a `dtype` that JSON
+        RequestError: 400 for ragged lists or a scalar of another type, 501 for a `dtype` that JSON
             cannot carry.
     """
     shape: list[int] = []
@@ -81,8 +75,7 @@ def flatten(value: Any, dtype: str, leaves: list[Any]) -> list[int]:
         items = list(chain.from_iterable(items))
     if list in set(map(type, items)):
         _refuse_ragged(value, 0, shape)
-    leaves.extend(items if _all_plain(items, dtype) else [_leaf(item, dtype) for item in items])
-    return shape
+    return scalars(items, dtype).reshape(shape)
 
 
 def _refuse_ragged(value: Any, level: int, shape: list[int]) -> None:
@@ -106,61 +99,75 @@ def _refuse_ragged(value: Any, level: int, shape: list[int]) -> None:
         _refuse_ragged(item, level + 1, shape)
 
 
-def _all_plain(items: list[Any], dtype: str) -> bool:
-    """Say whether all are numbers that `dtype` surely holds; False says "look at each"."""
-    if not items:
-        return True
-    kinds = set(map(type, items))
-    if dtype not in EXACT:
-        return dtype == "bool" and kinds == {bool}
-    if not kinds <= ({int, float} if DTYPES[dtype].kind == "f" else {int}):
-        return False
-    low, high = EXACT[dtype]
-    # A NaN that comes first makes this false, one that comes later hides no other number.
-    return low <= min(items) and max(items) <= high
+def scalars(items: Sequence[Any], dtype: str) -> np.ndarray:
+    """Convert JSON scalars to an array of one axis; strings to one of bytes objects.
 
-
-def _leaf(value: Any, dtype: str) -> Any:
-    """Return `value` as Python holds a number, boolean or bytes of `dtype`."""
+    Args:
+        items: Python's values of them. A string is text or `{"b64": "..."}`. A float takes any
+            number: what it does not hold exactly is rounded, what lies beyond it is infinite.
+        dtype: Serving's name of their type.
+    Raises:
+        RequestError: 400 for one of another type, 501 for a `dtype` that JSON cannot carry.
+    """
+    target = DTYPES.get(dtype)
+    if target is None:
+        first = quoted(items[0] if items else [])
+        raise RequestError(f"Conversion of JSON Value: {first} to type: {dtype}", status=501)
     if dtype == "string":
-        if isinstance(value, dict):
-            return _from_base64(value)
-        if isinstance(value, str):
-            try:
-                return value.encode()
-            except UnicodeEncodeError:
-                raise RequestError("JSON String holds half of a surrogate pair") from None
-    elif dtype not in DTYPES:
-        text = f"Conversion of JSON Value: {quoted(value)} to type: {dtype}"
-        raise RequestError(text, status=501)
-    elif dtype == "bool":
-        if isinstance(value, bool):
-            return value
-    elif DTYPES[dtype].kind == "f":
-        if type(value) in (int, float):
-            return _decimal(value, dtype)
-    elif type(value) is int and EXACT[dtype][0] <= value <= EXACT[dtype][1]:
-        return value
-    kind = str(value) if isinstance(value, bool) else JSON_TYPES.get(type(value), "Null")
-    raise RequestError(f"JSON Value: {quoted(value)} Type: {kind} is not of expected type: {dtype}")
+        return np.array([_string(item) for item in items], object)
+    taken = TAKEN[target.kind]
+    if set(map(type, items)) <= taken:
+        try:
+            if dtype == "uint8":  # pixels: several times as fast as numpy's own way
+                return np.frombuffer(bytearray(items), np.uint8)
+            with np.errstate(over="ignore"):
+                return np.array(items, target)
+        except (ValueError, OverflowError):
+            pass  # an integer out of range
+    odd = next(item for item in items if type(item) not in taken or not _fits(item, target))
+    raise _of_other_type(odd, dtype)
 
 
-def _decimal(value: int | float, dtype: str) -> float:
-    low, high = EXACT[dtype]
-    exact = not (isinstance(value, int) and abs(value) < WORD) or low <= value <= high
+def _fits(value: int, target: np.dtype) -> bool:
+    return target.kind not in "iu" or np.iinfo(target).min <= value <= np.iinfo(target).max
+
+
+def _string(value: Any) -> bytes:
+    if isinstance(value, str):
+        return encoded(value)
+    if isinstance(value, dict):
+        return from_base64(value)
+    raise _of_other_type(value, "string")
+
+
+def _of_other_type(value: Any, dtype: str) -> RequestError:
+    text = f"JSON Value: {quoted(value)} Type: {json_type(value)}"
+    return RequestError(f"{text} is not of expected type: {dtype}")
+
+
+def json_type(value: Any) -> str:
+    """Return RapidJSON's name of a value's type."""
+    return str(value) if isinstance(value, bool) else JSON_TYPES.get(type(value), "Null")
+
+
+def encoded(text: str) -> bytes:
+    """Return a JSON string as UTF-8.
+
+    Raises:
+        RequestError: 400, it holds half of a surrogate pair.
+    """
     try:
-        decimal = float(value)
-    except OverflowError:
-        decimal = math.inf
-        exact = False
-    if not exact or float(np.finfo(DTYPES[dtype]).max) < abs(decimal) < math.inf:
-        raise RequestError(
-            f"Cannot convert JSON value: {quoted(value)} to {dtype} without loss of precision."
-        )
-    return decimal
+        return text.encode()
+    except UnicodeEncodeError:
+        raise RequestError("JSON String holds half of a surrogate pair") from None
 
 
-def _from_base64(value: dict[str, Any]) -> bytes:
+def from_base64(value: Any) -> bytes:
+    """Return what `{"b64": "..."}` holds.
+
+    Raises:
+        RequestError: 400 for another object, or text that is not base64.
+    """
     if not is_base64(value):
         raise RequestError(f"JSON Value: {quoted(value)} not formatted correctly for base64 data")
     text = "".join(value["b64"].split())  # as line-wrapping encoders write it; padding may lack
@@ -175,42 +182,38 @@ def is_base64(value: Any) -> bool:
     return isinstance(value, dict) and len(value) == 1 and isinstance(value.get("b64"), str)
 
 
-def to_array(leaves: list[Any], dtype: str, shape: Iterable[int]) -> np.ndarray:
-    """Return leaves that `flatten` has checked as an array (strings: of objects)."""
-    return np.array(leaves, DTYPES.get(dtype, object)).reshape(tuple(shape))
-
-
-def to_json(name: str, array: np.ndarray, *, by_row: bool) -> Any:
+def to_json(name: str, array: np.ndarray, *, by_row: bool, finite: bool = False) -> Any:
     """Return an output for `orjson.dumps(..., option=OPT_SERIALIZE_NUMPY)`.
 
     Args:
         name: the output's name; strings of one that ends in `_bytes` become `{"b64": "..."}`.
         array: of booleans, numbers, or objects that are bytes.
         by_row: return a list over the first axis.
+        finite: NaN and infinities are not looked for; orjson makes null of them.
     Raises:
         RequestError: 400 for a type that JSON cannot carry.
     """
     if array.dtype == object:
-        binary = name.endswith("_bytes")
-        texts = np.empty(array.shape, object)
-        for index, value in np.ndenumerate(array):
-            texts[index] = to_base64(value) if binary else value.decode("utf-8", "replace")
-        return texts.tolist()
+        if name.endswith("_bytes"):
+            texts: list[Any] = [to_base64(value) for value in array.flat]
+        else:
+            texts = [value.decode("utf-8", "replace") for value in array.flat]
+        return texts if array.ndim == 1 else np.array(texts, object).reshape(array.shape).tolist()
     if array.dtype.name in ("float16", "bfloat16"):
         array = array.astype(np.float32)
     if array.dtype.kind not in "biuf":
         raise RequestError(f"Failed to write JSON value for tensor type: {array.dtype.name}")
-    encode = _bare if array.dtype.kind == "f" and not np.isfinite(array).all() else _plain
-    return [encode(row) for row in array] if by_row else encode(array)
+    if not finite and array.dtype.kind == "f" and not np.isfinite(array).all():
+        return [_bare(row) for row in array] if by_row else _bare(array)
+    if not array.ndim:
+        return array[()]
+    array = np.ascontiguousarray(array)
+    return list(array) if by_row else array
 
 
 def to_base64(value: bytes) -> dict[str, str]:
     """Return `{"b64": "..."}`."""
     return {"b64": base64.b64encode(value).decode()}
-
-
-def _plain(array: np.ndarray | np.generic) -> Any:
-    return np.ascontiguousarray(array) if array.ndim else array.reshape(1)[0]
 
 
 def _bare(array: np.ndarray | np.generic) -> orjson.Fragment:

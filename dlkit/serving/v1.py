@@ -1,4 +1,10 @@
-"""TensorFlow Serving's REST interface: its paths, codes and error bodies."""
+"""TensorFlow Serving's REST interface: its paths, codes and error bodies.
+
+By `http_rest_api_handler.cc` and `http_rest_api_util.cc` of TensorFlow Serving. Departures: HEAD is
+answered as GET; a version beyond int64 is told (Serving answers it without a body); the status of
+a label is that of its version, as Serving's page says (its source lists all versions); answers to
+predict, classify and regress hold no white space.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +12,30 @@ import asyncio
 import json
 import re
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import unquote
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dlkit.serving import bodies, rest
+from dlkit.serving import bodies, classify, rest
+from dlkit.serving.model import ServedModel, Signature
 from dlkit.serving.servables import CODES
 from dlkit.serving.service import Service
 from dlkit.serving.tensors import QUOTED, RequestError
 
-# As in http_rest_api_util.cc.
-PREDICT = re.compile(
+INFER = re.compile(
     r"/v1/models/([^/:]+)(?:/versions/([0-9]+)|/labels/([^/:]+))?:(classify|regress|predict)",
     re.IGNORECASE,
 )
-STATUS = re.compile(
+DESCRIBE = re.compile(
     r"/v1/models(?:/([^/:]+))?(?:/versions/([0-9]+)|/labels/([^/:]+))?(?:/(metadata))?",
     re.IGNORECASE,
 )
+VERBS = ("predict", "classify", "regress")
+Find = Callable[[], ServedModel]
+Work = Callable[..., Awaitable[Any]]  # calls a function of the arguments after it
 # Bytes of a body that is parsed on the event loop: a hop to a thread would take longer.
 AT_ONCE = 2**16
 
@@ -41,47 +52,40 @@ class RestV1:
         Raises:
             RequestError: for the app to write.
         """
-        path = request.scope["path"]
-        predict = PREDICT.fullmatch(path) if request.method == "POST" else None
-        status = STATUS.fullmatch(path) if request.method in ("GET", "HEAD") else None
-        if predict:
-            name, version, label, verb = predict.groups()
-            return await self.predict(request, name, _number(version), label, verb.lower())
-        if status:
-            name, version, label, metadata = status.groups()
+        # Names are decoded after the path is taken apart: they may hold any letter.
+        path = request.scope.get("raw_path", b"").decode("latin-1") or request.scope["path"]
+        infer = INFER.fullmatch(path) if request.method == "POST" else None
+        describe = DESCRIBE.fullmatch(path) if request.method in ("GET", "HEAD") else None
+        if infer and infer[4] in VERBS:
+            name, version, label, verb = infer.groups()
+            return await self.infer(request, unquote(name), *_version(version, label), verb)
+        if describe:
+            name, version, label, metadata = describe.groups()
             if not name:
                 raise RequestError("Missing model name in request.")
-            describe = self.metadata if metadata else self.status
-            return json_response(describe(name, _number(version), label))
+            write = self.metadata if metadata == "metadata" else self.status
+            text = write(unquote(name), *_version(version, label))
+            return Response(text, media_type="application/json")
         raise RequestError(f"Malformed request: {request.method} {path[:QUOTED]}")
 
-    async def predict(
+    async def infer(
         self, request: Request, name: str, version: int | None, label: str | None, verb: str
     ) -> Response:
-        """Answer `instances` or `inputs`."""
-        began, known = time.perf_counter(), False
-        code = "OK"
+        """Answer a request to predict, classify or regress."""
+        began, code = time.perf_counter(), "OK"
+        known: list[ServedModel] = []
+
+        def find() -> ServedModel:
+            known.append(self.service.servables.find(name, version, label))
+            return known[0]
+
         try:
-            if verb != "predict":
-                raise RequestError(f"{verb} is not served here: use predict")
             body = await bodies.read(request, self.service.limits)
-            # In Serving's order: a malformed body is told before an unknown model.
-            if len(body) > AT_ONCE:
-                document = await asyncio.to_thread(rest.parse_document, body)
+            work = _here if len(body) <= AT_ONCE else asyncio.to_thread
+            if verb == "predict":
+                answer = await self._predict(body, find, work)
             else:
-                document = rest.parse_document(body)
-            wanted = rest.signature_name(document)
-            model = self.service.servables.find(name, version, label)
-            known = True
-            signature = _signature(model, wanted)
-            if len(body) > AT_ONCE:
-                arrays, by_row = await asyncio.to_thread(
-                    rest.decode_inputs, document, signature.inputs
-                )
-            else:
-                arrays, by_row = rest.decode_inputs(document, signature.inputs)
-            outputs = await self.service.answer(model, wanted, arrays)
-            answer = rest.encode_outputs(outputs, row_format=by_row)
+                answer = await self._classify(body, find, work, verb)
         except RequestError as error:
             code = CODES.get(error.status, "UNKNOWN")
             raise
@@ -92,50 +96,83 @@ class RestV1:
         answer, headers = bodies.zipped(request, answer)
         return Response(answer, headers=headers, media_type="application/json")
 
-    def status(self, name: str, version: int | None, label: str | None) -> dict[str, Any]:
-        """Return where each version of a model stands."""
+    # In Serving's order, a malformed body is told before an unknown model.
+
+    async def _predict(self, body: bytes, find: Find, work: Work) -> bytes:
+        document = await work(rest.parse_predict, body)
+        name = rest.signature_name(document)
+        model = find()
+        signature = _signature(model, name)
+        arrays, by_row = await work(rest.decode_inputs, document, signature.inputs)
+        outputs = await self.service.answer(model, name or rest.DEFAULT_SIGNATURE, arrays)
+        return rest.encode_outputs(outputs, row_format=by_row)
+
+    async def _classify(self, body: bytes, find: Find, work: Work, verb: str) -> bytes:
+        asked = await work(classify.read, body)
+        name = asked.signature or rest.DEFAULT_SIGNATURE
+        model = find()
+        classify.check_signature(verb, name, model.signatures.get(name))
+        arrays = {classify.INPUT: await work(classify.serialized, asked)}
+        outputs = await self.service.answer(model, name, arrays)
+        encode = classify.classes if verb == "classify" else classify.values
+        return encode(outputs, len(asked.examples))
+
+    def status(self, name: str, version: int | None, label: str | None) -> str:
+        """Write where each version of a model stands, as a GetModelStatusResponse."""
         if label is not None:
             version = self.service.servables.find(name, label=label).version
-        return {
-            "model_version_status": [
-                {
-                    "version": str(state.version),
-                    "state": state.state,
-                    "status": {
-                        "error_code": "UNKNOWN" if state.error else "OK",
-                        "error_message": state.error,
-                    },
-                }
-                for state in self.service.servables.states(name, version)
-            ]
-        }
+        states = [
+            {
+                "version": str(state.version),
+                "state": state.state,
+                "status": {
+                    "error_code": "UNKNOWN" if state.error else "OK",
+                    "error_message": state.error,
+                },
+            }
+            for state in self.service.servables.states(name, version)
+        ]
+        return _indented({"model_version_status": states})
 
-    def metadata(self, name: str, version: int | None, label: str | None) -> dict[str, Any]:
-        """Return the signatures of a version."""
+    def metadata(self, name: str, version: int | None, label: str | None) -> str:
+        """Write the signatures of a version: a ModelSpec and a SignatureDefMap put together."""
         model = self.service.servables.find(name, version, label)
         spec = {"name": name, "signature_name": "", "version": str(model.version)}
-        return {"model_spec": spec, "metadata": {"signature_def": model.metadata}}
+        return (
+            f'{{\n"model_spec":{_indented(spec)},\n'
+            f'"metadata": {{"signature_def": {_indented(model.metadata)}}}\n}}\n'
+        )
 
 
-def _signature(model: Any, wanted: str) -> Any:
-    if wanted not in model.metadata["signature_def"]:
-        quoted = f'"{wanted[:QUOTED]}"'
-        raise RequestError(f"Serving signature name: {quoted} not found in signature def")
-    signature = model.signatures.get(wanted)
+async def _here(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
+
+
+def _signature(model: ServedModel, wanted: str) -> Signature:
+    name = wanted or rest.DEFAULT_SIGNATURE
+    if name not in model.metadata["signature_def"]:
+        raise RequestError(f'Serving signature name: "{name[:QUOTED]}" not found in signature def')
+    signature = model.signatures.get(name)
     if signature is None or not signature.inputs:
-        raise RequestError(f"Failed to get input map for signature: {wanted}")
+        raise RequestError(f"Failed to get input map for signature: {wanted or 'DEFAULT'}")
     return signature
 
 
-def _number(version: str | None) -> int | None:
+def _version(version: str | None, label: str | None) -> tuple[int | None, str | None]:
     if version is None:
-        return None
-    if len(version) > 19 or int(version) >= 2**63:
+        return None, None if label is None else unquote(label)
+    digits = version.lstrip("0") or "0"
+    if len(digits) > 19 or int(digits) >= 2**63:
         raise RequestError(f"Failed to convert version: {version[:QUOTED]} to numeric.")
-    return int(version)
+    return int(digits), None
+
+
+def _indented(content: dict[str, Any]) -> str:
+    """Write JSON as protobuf's printer does, which ends a document with a line feed."""
+    return json.dumps(content, indent=1) + "\n"
 
 
 def json_response(content: dict[str, Any], status: int = 200) -> Response:
-    """Return an answer as TensorFlow Serving indents it."""
-    body = json.dumps(content, indent=1).encode()
+    """Return an answer as TensorFlow Serving indents its errors."""
+    body = json.dumps(content, indent=4).encode()
     return Response(body, status, media_type="application/json")

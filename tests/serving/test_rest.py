@@ -78,6 +78,8 @@ def test_non_finite_numbers_are_bare_tokens(call: Call) -> None:
     assert answer.text == '{"predictions":[-2.3025851,-Infinity,NaN,NaN,Infinity]}'
 
 
+# Two by two pixels of grey, of which none follows.
+CUT_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\2\0\0\0\2\x08\0\0\0\0W\xddR\xf8"
 BOTH = {"left": [1, 2], "right": 3}
 REFUSED = [  # model, body, words of the answer
     ("t", b"", "JSON Parse error: The document is empty"),
@@ -102,11 +104,8 @@ REFUSED = [  # model, body, words of the answer
     ("t", {"instances": [BOTH | {"right": True}]}, "JSON Value: true Type: True is not of"),
     ("t", {"instances": [BOTH | {"right": 2**31}]}, "2147483648 Type: Number is not of"),
     ("t", {"instances": [BOTH | {"left": ["a", 1]}]}, "Type: String is not of expected type: f"),
-    ("t", {"instances": [BOTH | {"left": [2**24, 1]}]}, "to float without loss of precision"),
-    ("t", {"instances": [BOTH | {"left": [1e39, 1]}]}, "1e+39 to float without loss of precision"),
     ("t", {"inputs": [1]}, "inputs is a plain value/list, but expecting an object"),
     ("t", {"inputs": {"left": [[1, 2]]}}, "Missing named input: right in 'inputs' object."),
-    ("t", {"inputs": {"left": [[1, 2]], "right": [1], "x": 1}}, "not have named input: x"),
     ("t", {"inputs": {"left": [[1, 2], [3]], "right": [1]}}, "list at unexpected size: 1"),
     ("t", {"signature_name": "uneven", "instances": [1, 2]}, "inconsistent batch size: 1"),
     ("pic", {"inputs": "not in a list"}, "shape [] but expecting shape [-1]"),
@@ -115,7 +114,7 @@ REFUSED = [  # model, body, words of the answer
     ("pic", {"signature_name": "from_pixels", "instances": [[[[256]]]]}, "expected type: uint8"),
     ("pic", {"instances": ["no picture"]}, "Unknown image file format. One of JPEG, "),
     ("pic", {"instances": [""]}, "Input is empty."),
-    ("pic", {"instances": [b64(b"\x89PNG\r\n\x1a\n" + b"cut" * 9)]}, "Invalid PNG"),
+    ("pic", {"instances": [b64(CUT_PNG)]}, "Invalid PNG"),
 ]
 
 
@@ -132,7 +131,7 @@ UNFOUND = [
     ("POST", "/v1/models/no:predict", 404, "Servable not found for request: Latest(no)"),
     ("POST", "/v1/models/t/versions/2:predict", 404, "not found for request: Specific(t, 2)"),
     ("POST", f"/v1/models/t/versions/{2**63}:predict", 400, "Failed to convert version: "),
-    ("POST", "/v1/models/t:classify", 400, "classify is not served"),
+    ("POST", "/v1/models/t:classify", 400, "key 'examples' is expected and was not found"),
     ("GET", "/v1/models/no", 404, "Could not find any versions of model no"),
     ("GET", "/v1/models/t/versions/2", 404, "Could not find version 2 of model t"),
     ("GET", "/v1/models/no/metadata", 404, "Servable not found for request: Latest(no)"),
@@ -154,6 +153,7 @@ def test_status_metadata_and_size(call: Call) -> None:
     entry = {"version": "10", "state": "AVAILABLE", "status": status}
     for path in ("/v1/models/t", "/v1/models/t/versions/10"):
         assert call("GET", path).json() == {"model_version_status": [entry]}
+    assert call("HEAD", "/v1/models/t").status_code == 200
     answer = call("GET", "/v1/models/pic/metadata").json()
     assert answer["model_spec"] == {"name": "pic", "signature_name": "", "version": "1"}
     signature = answer["metadata"]["signature_def"]["signature_def"]["from_pixels"]
@@ -163,6 +163,28 @@ def test_status_metadata_and_size(call: Call) -> None:
     dims = [{"size": size, "name": ""} for size in ("-1", "2", "2", "1")]
     assert pixels["tensor_shape"] == {"dim": dims, "unknown_rank": False}
     assert call("POST", "/v1/models/t:predict", b" " * 100_001).status_code == 413
+
+
+def test_status_and_metadata_are_the_protos_json(call: Call) -> None:
+    from google.protobuf import json_format
+    from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2
+
+    def printed(message: Any, content: dict[str, Any]) -> Any:
+        """Return JSON read as a message and printed with Serving's options."""
+        json_format.ParseDict(content, message)
+        return json_format.MessageToDict(
+            message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+        )
+
+    status: Any = get_model_status_pb2
+    content = call("GET", "/v1/models/t").json()
+    assert printed(status.GetModelStatusResponse(), content) == content
+    metadata: Any = get_model_metadata_pb2
+    model: Any = model_pb2
+    content = call("GET", "/v1/models/pic/metadata").json()
+    assert printed(model.ModelSpec(), content["model_spec"]) == content["model_spec"]
+    signatures = content["metadata"]["signature_def"]
+    assert printed(metadata.SignatureDefMap(), signatures) == signatures
 
 
 def test_our_own_faults_do_not_tell_the_payload(caplog: pytest.LogCaptureFixture) -> None:
