@@ -44,10 +44,13 @@ class TensorSpec(NamedTuple):
 
 
 class RequestError(Exception):
-    """A request that is answered with the HTTP error `status` and a one-line message."""
+    """A request that is answered with the HTTP error `status` and a one-line message.
+
+    A message may quote what the client sent: line breaks in it become spaces.
+    """
 
     def __init__(self, message: str, status: int = 400) -> None:
-        super().__init__(message)
+        super().__init__(" ".join(message.splitlines()))
         self.status = status
 
 
