@@ -2,7 +2,8 @@
 
 TensorFlow Serving parses with RapidJSON 1.1.0: NaN, Infinity and -Infinity are numbers, an integer
 beyond 64 bits is a decimal number, a decimal number beyond a double is an error. Its words are
-those of RapidJSON's `error/en.h`.
+those of RapidJSON's `error/en.h`. Departures: bytes that are not UTF-8 are refused, as is `Inf` for
+Infinity, which no page of Serving's names.
 """
 
 from __future__ import annotations
