@@ -89,11 +89,13 @@ def at_it(
     return runner(capfd), trained_text[1]
 
 
-def asked_over_http(app: Any, body: dict[str, Any]) -> httpx.Response:
+def asked_over_http(
+    app: Any, body: dict[str, Any], path: str = "/v1/models/text:predict"
+) -> httpx.Response:
     async def exchange() -> httpx.Response:
         transport = httpx.ASGITransport(app=app)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-            return await client.post("/v1/models/text:predict", content=json.dumps(body))
+            return await client.post(path, content=json.dumps(body))
 
     return asyncio.run(exchange())
 
@@ -144,6 +146,16 @@ def test_the_same_seed_gives_the_same_text_everywhere(at_it: tuple[Runs, dict]) 
     assert served["log_probability"] == pytest.approx(first["log_probability"], rel=1e-4)
     assert [t for t in brief["tokens"] if t >= 0] == brief["tokens"][:5]
     assert len(brief["text"]) == 5
+
+    wish = {k: v for k, v in body.items() if k != "top_k"} | {"model": "text", "n": 2}
+    texts = [first["text"], other["text"]]
+    answer = asked_over_http(app, wish, "/v1/completions")
+    assert [choice["text"] for choice in answer.json()["choices"]] == texts
+    streamed = ["", ""]
+    for line in asked_over_http(app, wish | {"stream": True}, "/v1/completions").iter_lines():
+        for choice in json.loads(line[6:])["choices"] if line.startswith("data: {") else ():
+            streamed[choice["index"]] += choice["text"]
+    assert streamed == texts
 
 
 def asking(run: Runs) -> Callable[..., dict[str, Any]]:
