@@ -208,6 +208,7 @@ def check_graph(path: Path, meta_graph: Any, *, listed: bool) -> None:
         name = asset.filename
         if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
             raise ServeError(f"{path} is refused: its asset {quoted(name)} leads out of it")
-    registered = sorted({each.registered_name for each in meta_graph.object_graph_def.nodes} - {""})
-    if listed and registered:
-        raise ServeError(f"{path} is refused: it asks for Python's {quoted(registered[0])}")
+    classes = {each.registered_name for each in meta_graph.object_graph_def.nodes} - {""}
+    if listed and classes - operations.CLASSES:
+        name = quoted(min(classes - operations.CLASSES))
+        raise ServeError(f"{path} is refused: it asks for Python's {name}")

@@ -119,6 +119,8 @@ NUMBERS = (ELEMENTWISE, REDUCED, MOVED, LINEAR, LAYERS, SLOPES, DRAWN)
 ALLOWED = frozenset(
     " ".join([PASSED, CALLED, VARIABLES, *NUMBERS, TEXT, IMAGES, CONTAINERS]).split()
 )
+# Python's classes that TensorFlow itself makes objects of while it loads: a constant.
+CLASSES = frozenset(["tf.TrackableConstant"])
 # How a checkpoint is written and read. Every SavedModel holds them: allowed to its saver alone,
 # which the server does not run (TensorFlow reads the variables with code of its own).
 SAVER = frozenset(["MergeV2Checkpoints", "RestoreV2", "SaveV2", "ShardedFilename"])
