@@ -156,6 +156,20 @@ def classes(outputs: Mapping[str, np.ndarray], count: int) -> bytes:
     """Write the outputs of `count` examples as `{"results": [[[label, score], ...], ...]}`.
 
     Raises:
+        RequestError: see `labels_and_scores`.
+    """
+    labels, scores = labels_and_scores(outputs, count)
+    numbers = iter(to_json(SCORES, scores.ravel(), by_row=True))
+    rows = [[[label.decode("utf-8", "replace"), next(numbers)] for label in row] for row in labels]
+    return _results(rows)
+
+
+def labels_and_scores(
+    outputs: Mapping[str, np.ndarray], count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what a signature says of `count` examples: bytes objects and float32, both `(b, n)`.
+
+    Raises:
         RequestError: 400 for outputs of other types or shapes than `(count, classes)`.
     """
     labels, scores = outputs.get(CLASSES), outputs.get(SCORES)
@@ -180,13 +194,20 @@ def classes(outputs: Mapping[str, np.ndarray], count: int) -> bytes:
     if labels.shape != scores.shape:
         sizes = f"{len(labels[0])} vs. {len(scores[0])}"
         raise RequestError(f"Tensors class and score should match in dim_size(1). Got {sizes}")
-    numbers = iter(to_json(SCORES, scores.ravel(), by_row=True))
-    rows = [[[label.decode("utf-8", "replace"), next(numbers)] for label in row] for row in labels]
-    return _results(rows)
+    return labels, scores
 
 
 def values(outputs: Mapping[str, np.ndarray], count: int) -> bytes:
     """Write the outputs of `count` examples as `{"results": [value, ...]}`.
+
+    Raises:
+        RequestError: see `regressions`.
+    """
+    return _results(to_json(VALUES, regressions(outputs, count), by_row=False))
+
+
+def regressions(outputs: Mapping[str, np.ndarray], count: int) -> np.ndarray:
+    """Return what a signature says of `count` examples: float32 `(b,)`.
 
     Raises:
         RequestError: 400 for an output of another type or shape than `(count,)` or `(count, 1)`.
@@ -201,7 +222,7 @@ def values(outputs: Mapping[str, np.ndarray], count: int) -> bytes:
     if array.dtype != np.float32:
         got = _type_name(array.dtype)
         raise RequestError(f"Expected output Tensor of DT_FLOAT.  Got: {got}")
-    return _results(to_json(VALUES, array.ravel(), by_row=False))
+    return array.ravel()
 
 
 def _results(results: Any) -> bytes:

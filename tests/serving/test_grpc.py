@@ -30,10 +30,12 @@ from tensorflow_serving.apis import (  # noqa: E402
     classification_pb2,
     get_model_metadata_pb2,
     get_model_status_pb2,
+    inference_pb2,
     model_management_pb2,
     model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
+    regression_pb2,
 )
 
 Code = grpc.StatusCode
@@ -41,6 +43,8 @@ PREDICT: Any = predict_pb2  # generated code; pyright sees none of its classes
 STATUS: Any = get_model_status_pb2
 METADATA: Any = get_model_metadata_pb2
 HEALTH: Any = health_pb2
+CLASSIFICATION: Any = classification_pb2
+REGRESSION: Any = regression_pb2
 
 
 class Client:
@@ -249,9 +253,9 @@ def test_metadata_and_status(client: Client) -> None:
 
 def test_what_is_not_served(client: Client) -> None:
     management: Any = model_management_pb2
-    classification: Any = classification_pb2
+    inference: Any = inference_pb2
     for answer in (
-        lambda: client.predictions.Classify(classification.ClassificationRequest(), timeout=10),
+        lambda: client.predictions.MultiInference(inference.MultiInferenceRequest(), timeout=10),
         lambda: client.models.HandleReloadConfigRequest(
             management.ReloadConfigRequest(), timeout=10
         ),
@@ -263,6 +267,74 @@ def test_what_is_not_served(client: Client) -> None:
     path = "/tensorflow.serving.PredictionService/Predict"
     with pytest.raises(grpc.RpcError, match="Request is no PredictRequest"):
         client.channel.unary_unary(path)(b"\xff", timeout=10)
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A foreign SavedModel that takes examples: an `x` each, doubled, or with two labels."""
+
+    def double(inputs: Any) -> Any:
+        feature = {"x": tf.io.FixedLenFeature([1], tf.float32)}
+        return 2 * tf.io.parse_example(inputs, feature)["x"]  # (b, 1)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+    def regress(inputs: Any) -> Any:
+        return {"outputs": double(inputs)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+    def classify(inputs: Any) -> Any:
+        scores = tf.concat([double(inputs), -double(inputs)], -1)
+        return {"classes": tf.tile([["up", "down"]], [tf.shape(scores)[0], 1]), "scores": scores}
+
+    directory = tmp_path_factory.mktemp("examples")
+    signatures = {"serving_default": regress, "classify": classify}
+    tf.saved_model.save(tf.Module(), str(directory / "1"), signatures=signatures)
+    return directory
+
+
+def example(**features: float) -> Any:
+    made = tf.train.Example()
+    for name, value in features.items():
+        made.features.feature[name].float_list.value.append(value)
+    return made
+
+
+def test_classify_and_regress(examples: Path) -> None:
+    service = Service(Servables([load_model("e", examples)]))
+    server = grpc_api.start(service, "127.0.0.1", 0)
+    with Client(server.port) as client:
+        asked = REGRESSION.RegressionRequest()
+        asked.model_spec.name = "e"
+        asked.input.example_list.examples.extend([example(x=1.5), example(x=-2)])
+        answer = client.predictions.Regress(asked, timeout=10)
+        assert [regression.value for regression in answer.result.regressions] == [3.0, -4.0]
+        spec = answer.model_spec
+        assert (spec.name, spec.version.value, spec.signature_name) == ("e", 1, "serving_default")
+
+        asked = CLASSIFICATION.ClassificationRequest()
+        asked.model_spec.name, asked.model_spec.signature_name = "e", "classify"
+        shared = asked.input.example_list_with_context
+        shared.context.CopyFrom(example(x=7))
+        shared.examples.extend([example(x=1), example(y=0)])
+        answer = client.predictions.Classify(asked, timeout=10)
+        rows = [[(c.label, c.score) for c in r.classes] for r in answer.result.classifications]
+        assert rows == [[("up", 2.0), ("down", -2.0)], [("up", 14.0), ("down", -14.0)]]
+
+        for signature, given, words in (
+            ("serving_default", [example(x=1)], "outputs to contain at least one of"),
+            ("no", [example(x=1)], "No signature was found with the name: no"),
+            ("classify", [example(y=1)], "Feature: x"),
+            ("classify", [], "Input is empty."),
+        ):
+            asked = CLASSIFICATION.ClassificationRequest()
+            asked.model_spec.name, asked.model_spec.signature_name = "e", signature
+            asked.input.example_list.examples.extend(given)
+            with pytest.raises(grpc.RpcError, match=words) as told:
+                client.predictions.Classify(asked, timeout=10)
+            assert told.value.code() is Code.INVALID_ARGUMENT
+    server.stop(0)
+    text = service.metrics.text().decode()
+    assert 'latency_count{API="regress",entrypoint="GRPC",model_name="e"} 1.0' in text
 
 
 def slow_service(went: threading.Event, **more: Any) -> Service:
