@@ -6,10 +6,8 @@ A request waits on a thread of its own, asleep, so that as many can be run toget
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ import grpc
 from dlkit.errors import ServeError
 from dlkit.runtime import load_tensorflow
 from dlkit.serving.guard import REQUEST_ID, access, admitted, identity
+from dlkit.serving.logs import place
 from dlkit.serving.server import bind
 from dlkit.serving.service import Service
 from dlkit.serving.tensors import RequestError
@@ -148,10 +147,8 @@ class Guard:
             except CancelledError:
                 code, words = Code.CANCELLED, "The client has left"
             except Exception as error:  # ours; the message may quote a payload and is not logged
-                where = traceback.extract_tb(error.__traceback__)[-1]
-                kind = type(error).__name__
-                logger.error("%s at %s:%s", kind, os.path.basename(where.filename), where.lineno)
-                code, words = Code.INTERNAL, f"Internal error: {kind}"
+                logger.error("%s", place(error))
+                code, words = Code.INTERNAL, f"Internal error: {type(error).__name__}"
             self.log(
                 path, code, identity(headers.get(REQUEST_ID, b"")), time.perf_counter() - began
             )

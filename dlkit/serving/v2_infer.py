@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import orjson
 
-from dlkit.errors import nearest, one_of
+from dlkit.errors import nearest, one_of, some_of
 from dlkit.serving import v2_tensors
-from dlkit.serving.rest import DEFAULT_SIGNATURE, parse_document
-from dlkit.serving.tensors import QUOTED, RequestError, TensorSpec, quoted
+from dlkit.serving.documents import parse_document
+from dlkit.serving.rest import DEFAULT_SIGNATURE
+from dlkit.serving.tensors import QUOTED, RequestError, TensorSpec, encoded, quoted
 
 MAX_RANK = 64  # numpy's
 MAX_ELEMENTS = 2**31  # of a tensor, zeros in its shape left out: far above any limit on bytes
@@ -93,8 +94,7 @@ def read_options(document: Mapping[str, Any]) -> Options:
         parameters = _parameters(output, f"output {quoted(name)}")
         outputs[name] = _flag(parameters, "binary_data", binary)
     name = _typed(document, "id", str, "")
-    if any("\ud800" <= letter <= "\udfff" for letter in name):
-        raise RequestError("'id' holds half of a surrogate pair")
+    encoded(name)
     return Options(
         id=name,
         signature=_typed(given, "signature_name", str, "") or DEFAULT_SIGNATURE,
@@ -159,7 +159,7 @@ def decode_inputs(
             raise RequestError(f"Input '{name}': {error}", error.status) from None
     missing = [name for name in specs if name not in arrays]
     if missing:
-        raise RequestError(f"Missing input '{missing[0]}'; the inputs are {one_of(specs)}")
+        raise RequestError(f"Missing input '{missing[0]}'; the inputs are {_names(specs)}")
     if start < len(binary):
         raise RequestError(f"{len(binary) - start} bytes of binary data belong to no input")
     return arrays
@@ -177,7 +177,7 @@ def decode_raw(binary: memoryview, specs: Mapping[str, TensorSpec]) -> dict[str,
     """
     if len(specs) != 1:
         raise RequestError(
-            f"A body without JSON is for a model of one input; the inputs are {one_of(specs)}"
+            f"A body without JSON is for a model of one input; the inputs are {_names(specs)}"
         )
     name, spec = next(iter(specs.items()))
     datatype = _datatype("Input", name, spec)
@@ -297,8 +297,12 @@ def _datatype(kind: str, name: str, spec: TensorSpec) -> str:
 def _known(kind: str, name: str, specs: Mapping[str, TensorSpec]) -> None:
     if name not in specs:
         hint = nearest(name[:QUOTED], specs)
-        known = one_of(specs)
+        known = _names(specs)
         raise RequestError(f"There is no {kind} {quoted(name)}{hint}; the {kind}s are {known}")
+
+
+def _names(specs: Mapping[str, TensorSpec]) -> str:
+    return some_of(sorted(specs), 10)
 
 
 def _name(tensor: Any, where: str) -> str:

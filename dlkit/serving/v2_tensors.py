@@ -18,7 +18,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from dlkit.serving.tensors import RequestError, quoted, to_json
+from dlkit.serving.tensors import RequestError, encoded, quoted, to_json
 
 # The protocol's name -> TensorFlow Serving's, which signatures use, and numpy's.
 TYPES: dict[str, tuple[str, np.dtype]] = {
@@ -64,10 +64,7 @@ def from_json(data: Any, datatype: str, shape: Sequence[int]) -> np.ndarray:
         raise RequestError(f"{quoted(odd)} is no {datatype}")
     dtype = TYPES[datatype][1]
     if datatype == "BYTES":
-        try:
-            return objects([leaf.encode() for leaf in leaves]).reshape(tuple(shape))
-        except UnicodeEncodeError:
-            raise RequestError("a string holds half of a surrogate pair") from None
+        return objects([encoded(leaf) for leaf in leaves]).reshape(tuple(shape))
     try:
         if datatype not in FLOATS:
             return np.array(leaves, dtype).reshape(tuple(shape))
