@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 from made import admitted
+from scipy.fft import dct
 
 from dlkit import export, models, training
 from dlkit.data.series import SeriesData, load_series
@@ -288,14 +289,27 @@ def test_what_does_not_fit_is_told(
         models.build(FORECASTING, model, spec(), params)
 
 
-def test_nlinear_is_a_linear_map_of_the_window_less_its_last_value() -> None:
-    model = perturbed(Row("nlinear", 0, {}), spec())
+@pytest.mark.parametrize("basis", ["steps", "cosines"])
+def test_nlinear_is_a_linear_map_of_the_window_less_its_last_value(basis: str) -> None:
+    model = perturbed(Row("nlinear", 0, {}), spec(), basis=basis)
     (x,) = inputs_of(spec())
     kernel, bias = map(np.array, model.get_layer("linear").weights)
     last = x[:, -1]
+    moved = x[..., 0] - last
+    if basis == "cosines":
+        moved = dct(moved, norm="ortho")
     np.testing.assert_allclose(
-        forecast(model, [x])[..., 0], (x[..., 0] - last) @ kernel + bias + last, atol=1e-4
+        forecast(model, [x])[..., 0], moved @ kernel + bias + last, atol=1e-4
     )
+
+
+def test_hidden_layers_beside_a_linear_map_start_at_nothing() -> None:
+    (x,) = inputs_of(spec())
+    model = models.build(FORECASTING, "mlp", spec(), {"instance_norm": "none", "basis": "steps"})
+    kernel = np.array(model.get_layer("skip").kernel)
+    np.testing.assert_allclose(forecast(model, [x])[..., 0], x[..., 0] @ kernel, atol=1e-4)
+    alone = models.build(FORECASTING, "mlp", spec(), {"skip": False})
+    assert np.array(alone.get_layer("head").kernel).any()
 
 
 @pytest.mark.parametrize("size", [1, 4, 25])

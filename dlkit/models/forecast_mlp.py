@@ -8,6 +8,7 @@ import keras
 from keras import layers
 
 from dlkit.data.spec import SeriesSpec
+from dlkit.models.cosines import Basis, in_basis
 from dlkit.models.forecaster import forecaster
 from dlkit.models.linear_forecasters import linear_map
 
@@ -20,6 +21,7 @@ def mlp(
     activation: Literal["relu", "gelu", "silu", "tanh"] = "relu",
     dropout: float = 0.3,
     skip: bool = True,
+    basis: Basis = "cosines",
     instance_norm: Literal["none", "last", "standard"] = "standard",
 ) -> keras.Model:
     """Multilayer perceptron on the whole window, beside a linear map of it.
@@ -30,8 +32,10 @@ def mlp(
         units: width of each hidden layer.
         activation: nonlinearity of the hidden layers.
         dropout: fraction of hidden units dropped in training, in [0, 1).
-        skip: add a linear map from the window to the horizon, so that the hidden layers have only to
-            learn what is not linear.
+        skip: add a linear map from the window to the horizon, so that the hidden layers, whose head
+            then starts at zero, have only to learn what is not linear.
+        basis: what the window is a sum of for the layers, "steps" or "cosines". In cosines the linear
+            map is learned in far fewer steps.
         instance_norm: how each target of a window is normalised, and its forecast given back: "none",
             "last" (its last value subtracted), "standard" (its mean subtracted, divided by its
             deviation).
@@ -45,14 +49,18 @@ def mlp(
     """
 
     def body(x: Any, values: int) -> Any:
+        x = in_basis(x, basis)
         y = layers.Flatten(name="flat")(x)  # (n, lookback * features)
         for i in range(1, depth + 1):
             y = layers.Dense(units, activation, kernel_initializer="he_normal", name=f"hidden_{i}")(
                 y
             )
             y = layers.Dropout(dropout, name=f"hidden_{i}_dropout")(y)
-        y = linear_map(y, spec.horizon, values, "head")  # (n, horizon, values)
-        if skip and depth:
+        # Beside a linear map the hidden layers start at nothing: noise of theirs would be learned.
+        beside = skip and depth > 0
+        start = "zeros" if beside else "glorot_uniform"
+        y = linear_map(y, spec.horizon, values, "head", start)  # (n, horizon, values)
+        if beside:
             past = linear_map(x, spec.horizon, values, "skip")
             y = layers.Add(name="sum")([y, past])
         return y
