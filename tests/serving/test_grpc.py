@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,73 +10,23 @@ import grpc
 import ml_dtypes
 import numpy as np
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-from dlkit.errors import ServeError
-from dlkit.runtime import load_tensorflow
-from dlkit.serving import grpc_api
-from dlkit.serving.batching import Batching
-from dlkit.serving.model import ServedModel, Signature, load_model
-from dlkit.serving.servables import Servables
-from dlkit.serving.service import Limits, Service
-from dlkit.serving.tensors import TensorSpec
-
-tf = load_tensorflow()
-
-from tensorflow_serving.apis import (  # noqa: E402
+from grpc_client import PREDICT, STATUS, Client, Code, request, tf
+from tensorflow_serving.apis import (
     classification_pb2,
     get_model_metadata_pb2,
-    get_model_status_pb2,
     inference_pb2,
     model_management_pb2,
-    model_service_pb2_grpc,
-    predict_pb2,
-    prediction_service_pb2_grpc,
     regression_pb2,
 )
 
-Code = grpc.StatusCode
-PREDICT: Any = predict_pb2  # generated code; pyright sees none of its classes
-STATUS: Any = get_model_status_pb2
-METADATA: Any = get_model_metadata_pb2
-HEALTH: Any = health_pb2
+from dlkit.serving import grpc_api
+from dlkit.serving.model import load_model
+from dlkit.serving.servables import Servables
+from dlkit.serving.service import Limits, Service
+
+METADATA: Any = get_model_metadata_pb2  # generated code; pyright sees none of its classes
 CLASSIFICATION: Any = classification_pb2
 REGRESSION: Any = regression_pb2
-
-
-class Client:
-    """The stubs of one channel."""
-
-    def __init__(self, port: int, **options: Any) -> None:
-        self.channel = grpc.insecure_channel(f"127.0.0.1:{port}", **options)
-        self.predictions = prediction_service_pb2_grpc.PredictionServiceStub(self.channel)
-        self.models = model_service_pb2_grpc.ModelServiceStub(self.channel)
-        self.health: Any = health_pb2_grpc.HealthStub(self.channel)
-
-    def __enter__(self) -> Client:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self.channel.close()
-
-    def predict(self, model: str, inputs: Mapping[str, Any], **more: Any) -> dict[str, np.ndarray]:
-        answer = self.predictions.Predict(request(model, inputs, **more), timeout=10)
-        return {name: tf.make_ndarray(proto) for name, proto in answer.outputs.items()}
-
-
-def request(model: str, inputs: Mapping[str, Any], **more: Any) -> Any:
-    """Return a PredictRequest; an input is a TensorProto, or an array to be made one."""
-    made = PREDICT.PredictRequest(output_filter=more.pop("outputs", []))
-    made.model_spec.name = model
-    for key, value in more.items():
-        if key == "version":
-            made.model_spec.version.value = value
-        else:
-            setattr(made.model_spec, key, value)
-    for name, value in inputs.items():
-        is_proto = isinstance(value, tf.make_tensor_proto(1).__class__)
-        made.inputs[name].CopyFrom(value if is_proto else tf.make_tensor_proto(value))
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -335,122 +282,3 @@ def test_classify_and_regress(examples: Path) -> None:
     server.stop(0)
     text = service.metrics.text().decode()
     assert 'latency_count{API="regress",entrypoint="GRPC",model_name="e"} 1.0' in text
-
-
-def slow_service(went: threading.Event, **more: Any) -> Service:
-    def wait(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        went.wait(5)
-        if arrays["x"][0] < 0:
-            raise ValueError("SECRET")
-        return {"y": arrays["x"]}
-
-    tensor = TensorSpec("float", (None,))
-    signature = Signature({"x": tensor}, {"y": tensor}, wait, batchable=True)
-    model = ServedModel(
-        "slow", 1, Path(), {"serving_default": signature}, {"signature_def": {}}, None, None, None
-    )
-    return Service(Servables([model]), **more)
-
-
-def test_deadlines_limits_and_counters(caplog: pytest.LogCaptureFixture) -> None:
-    went = threading.Event()
-    service = slow_service(
-        went, limits=Limits(concurrency=3, rows=2), batching=Batching(max_queue=1, max_batch=1)
-    )
-    server = grpc_api.start(service, "127.0.0.1", 0)
-    with Client(server.port) as client:
-
-        def ask(*values: float, timeout: float = 10.0) -> Any:
-            asked = request("slow", {"x": np.array(values, np.float32)})
-            future = client.predictions.Predict.future(asked, timeout=timeout)
-            time.sleep(0.1)
-            return future
-
-        running = ask(1)
-        late = ask(2, timeout=0.15)
-        full = ask(3)
-        assert full.exception().code() is Code.UNAVAILABLE
-        assert late.exception().code() is Code.DEADLINE_EXCEEDED
-        time.sleep(0.1)
-        assert service.metrics.registry.get_sample_value("dlkit_serving_requests_in_flight") == 1
-        went.set()
-        assert running.result().outputs["y"].float_val == [1.0]
-        assert ask(4).result().outputs["y"].float_val == [4.0]
-        assert ask(1, 2, 3).exception().code() is Code.INVALID_ARGUMENT
-        went.clear()
-        crowd = [ask(n) for n in range(4)]
-        assert client.health.Check(HEALTH.HealthCheckRequest(), timeout=5).status == 1
-        went.set()
-        codes = [future.exception() and future.exception().code() for future in crowd]
-        assert codes == [None, None, Code.UNAVAILABLE, Code.UNAVAILABLE]
-        error = ask(-1).exception()
-        assert (error.code(), error.details()) == (Code.INTERNAL, "Internal error: ValueError")
-    server.stop(1)
-    assert "SECRET" not in caplog.text
-    text = service.metrics.text().decode()
-    assert ':request_count{model_name="slow",status="UNAVAILABLE"} ' in text
-    assert 'count{API="predict",entrypoint="GRPC",model_name="slow"}' in text
-
-
-def test_keys() -> None:
-    service = slow_service(threading.Event())
-    server = grpc_api.start(service, "127.0.0.1", 0, ["first", "second"])
-    with Client(server.port) as client:
-        asked = STATUS.GetModelStatusRequest()
-        asked.model_spec.name = "slow"
-        for metadata in ((("authorization", "Bearer second"),), (("x-api-key", "first"),)):
-            client.models.GetModelStatus(asked, timeout=10, metadata=metadata)
-        for metadata in ((), (("x-api-key", "third"),), (("authorization", "first"),)):
-            with pytest.raises(grpc.RpcError) as told:
-                client.models.GetModelStatus(asked, timeout=10, metadata=metadata)
-            assert told.value.code() is Code.UNAUTHENTICATED
-        assert client.health.Check(HEALTH.HealthCheckRequest(), timeout=5).status == 1
-    server.stop(0)
-
-
-def test_crowd_and_drain() -> None:
-    went = threading.Event()
-    service = slow_service(went, limits=Limits(concurrency=1))
-    server = grpc_api.start(service, "127.0.0.1", 0)
-    with Client(server.port) as client:
-        health = HEALTH.HealthCheckRequest(service="tensorflow.serving.PredictionService")
-        assert client.health.Check(health, timeout=5).status == HEALTH.HealthCheckResponse.SERVING
-        with pytest.raises(grpc.RpcError) as told:
-            client.health.Check(HEALTH.HealthCheckRequest(service="no"), timeout=5)
-        assert told.value.code() is Code.NOT_FOUND
-        asked = request("slow", {"x": np.array([1], np.float32)})
-        accepted = client.predictions.Predict.future(asked, timeout=10)
-        time.sleep(0.1)
-        with pytest.raises(grpc.RpcError, match="Too many requests at once") as told:
-            client.predictions.Predict(asked, timeout=5)
-        assert told.value.code() is Code.RESOURCE_EXHAUSTED
-        service.draining = True
-        state = client.health.Check(health, timeout=5).status
-        assert state == HEALTH.HealthCheckResponse.NOT_SERVING
-        stopping = threading.Thread(target=server.stop, args=(5,))
-        stopping.start()
-        time.sleep(0.1)
-        went.set()
-        assert accepted.result().outputs["y"].float_val == [1.0]
-        stopping.join(5)
-        assert not stopping.is_alive()
-        with pytest.raises(grpc.RpcError) as told:
-            client.predictions.Predict(asked, timeout=5)
-        assert told.value.code() is Code.UNAVAILABLE
-
-
-def test_ports() -> None:
-    service = slow_service(threading.Event())
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(ServeError, match=f"port {port} on .* in use; .* with --grpc-port"):
-            grpc_api.start(service, "127.0.0.1", port)
-    with pytest.raises(ServeError, match=r"host no.such.host is not known"):
-        grpc_api.start(service, "no.such.host", 0)
-    one = grpc_api.start(service, "127.0.0.1", port, shared=True)
-    two = grpc_api.start(service, "127.0.0.1", port, shared=True)
-    assert one.port == two.port == port
-    with pytest.raises(ServeError, match="in use"):
-        grpc_api.start(service, "127.0.0.1", port)
-    one.stop(0)
-    two.stop(0)
