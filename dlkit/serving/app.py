@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from dlkit.serving import openapi, page
 from dlkit.serving.completions import Completions, refusal
 from dlkit.serving.guard import Guard
 from dlkit.serving.service import Service
@@ -53,6 +54,7 @@ def create_app(service: Service, keys: Iterable[str] = ()) -> Any:
         assert isinstance(error, HTTPException)
         return json_response({"error": error.detail}, error.status_code)
 
+    keys = tuple(keys)
     v1 = RestV1(service)
     v2 = RestV2(service)
     app = Starlette(
@@ -65,6 +67,8 @@ def create_app(service: Service, keys: Iterable[str] = ()) -> Any:
             Route("/V1/{path:path}", guarded(v1), methods=METHODS),  # Serving looks at no case
             Route("/v2", guarded(v2, error_response), methods=METHODS),
             Route("/v2/{path:path}", guarded(v2, error_response), methods=METHODS),
+            *page.routes(service),
+            *openapi.routes(service, secured=bool(keys)),
             Route("/{path:path}", guarded(unknown), methods=METHODS),
         ],
         exception_handlers={HTTPException: refused},

@@ -15,6 +15,7 @@ from pathlib import Path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dlkit.errors import ServeError
+from dlkit.serving import page
 from dlkit.serving.service import Service
 from dlkit.serving.tensors import RequestError
 
@@ -24,7 +25,7 @@ ACCESS = "%(method)s %(path)s %(status)s %(ms)s ms, id %(id)s"
 REQUEST_ID = b"x-request-id"
 LONGEST_ID = 128
 # What a probe or a person may see without a key: nothing of the models.
-OPEN = ("/healthz", "/v2/health/live", "/v2/health/ready")
+OPEN = page.OPEN | {"/healthz", "/v2/health/live", "/v2/health/ready"}
 
 
 class Guard:
