@@ -46,12 +46,16 @@ def machine() -> str:
 def row(name: str, key: str, measure: Callable[[], dict[str, Any]], again: bool = False) -> dict:
     """Return row `key` of benchmark `name`, measured now unless this commit's code has it already."""
     path = RESULTS / f"{name}.json"
-    rows = json.loads(path.read_text()) if path.exists() else {}
-    at = commit()
+
+    def written() -> dict[str, Any]:
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    rows, at = written(), commit()
     if not again and rows.get(key, {}).get("commit") == at and not at.endswith("+"):
         return rows[key]
     command = " ".join(["python", f"benchmarks/{name}.py", *sys.argv[1:]])
     figures = measure()
+    rows = written()  # again: another run may have measured other rows meanwhile
     rows[key] = {"commit": at, "machine": machine(), "command": command, **figures}
     RESULTS.mkdir(exist_ok=True)
     path.write_text(json.dumps(rows, indent=1) + "\n")
