@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import errno
 import gc
 import logging
 import os
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
 
 DRAIN_SECONDS = 1.0  # how long /healthz can be seen to fail before the port closes
 STOP_SECONDS = 25.0  # how long accepted requests may take after that
+ACCEPT_SECONDS = 0.05  # in which what waits on a port that is closing is accepted
 BACKLOG = 2048
+SO_ATTACH_FILTER = 26  # of Linux
 
 
 def bind(host: str, port: int, shared: bool = False) -> socket.socket:
@@ -95,6 +99,19 @@ def listen(listener: socket.socket, host: str) -> None:
         raise _port_error(error, host, listener.getsockname()[1]) from None
 
 
+def refuse_new(listener: socket.socket) -> None:
+    """Let no more connections come in, while those that wait can still be accepted.
+
+    Closing a port resets the connections that wait in its queue, which their clients have begun to
+    send on. Where the system cannot do this, so it is.
+    """
+    # A filter that drops every packet that would open a connection; see socket(7).
+    code = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0))  # return 0
+    with contextlib.suppress(OSError):
+        program = struct.pack("HL", 1, ctypes.addressof(code))
+        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+
+
 def _port_error(error: OSError, host: str, port: int) -> ServeError:
     if error.errno == errno.EADDRINUSE:
         return ServeError(f"port {port} on {host} is in use; choose another with --port")
@@ -141,6 +158,7 @@ def serve_alone(
     """
     settings.limit_threads()
     service, loader = load(settings, plan)
+    drain_on_sigterm(service)
     listen(listener, settings.host)
     print(announced(service, settings, listener), flush=True)
     if poll:
@@ -179,6 +197,19 @@ def announced(service: Service, settings: Settings, listener: socket.socket) -> 
     return "\n".join(lines)
 
 
+def drain_on_sigterm(service: Service) -> None:
+    """Let a SIGTERM that comes before `run` minds it begin the drain there.
+
+    From here on there may be connections that wait to be accepted.
+    """
+
+    def note(number: int, frame: FrameType | None) -> None:
+        service.draining = True
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, note)
+
+
 class Server(uvicorn.Server):
     """uvicorn, draining.
 
@@ -194,7 +225,7 @@ class Server(uvicorn.Server):
     ) -> None:
         super().__init__(config)
         self.service, self.worker, self.grpc = service, worker, grpc
-        self.signalled: float | None = None
+        self.signalled = time.monotonic() if service.draining else None
         self.interrupted = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -217,6 +248,9 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the ports and wait for what was accepted."""
+        for listener in sockets or []:
+            refuse_new(listener)
+        await asyncio.sleep(ACCEPT_SECONDS)
         grace = 0.0 if self.force_exit else STOP_SECONDS
         rest = asyncio.to_thread(self.grpc.stop, grace) if self.grpc else asyncio.sleep(0)
         await asyncio.gather(super().shutdown(sockets), rest)

@@ -216,12 +216,13 @@ class Supervisor:
                 for worker in self.workers:
                     worker.process.terminate()
 
-        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
         try:
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        finally:  # one that comes now has nothing left to end
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
@@ -243,7 +244,7 @@ def work(settings: Settings, plan: Plan, listener: socket.socket, pipe: Connecti
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     log_to_stderr(settings.log_format)
     settings.limit_threads()
-    from dlkit.serving.server import announced, leave, load, run
+    from dlkit.serving.server import announced, drain_on_sigterm, leave, load, run
 
     try:
         service, loader = load(settings, plan)
@@ -251,8 +252,12 @@ def work(settings: Settings, plan: Plan, listener: socket.socket, pipe: Connecti
         pipe.send(("cannot start", error))
         leave(2)
         return
+    drain_on_sigterm(service)
     try:
         pipe.send(("ready", announced(service, settings, listener)))
+        while not pipe.poll(TICK):
+            if service.draining:
+                leave(0)
         pipe.recv()
     except (EOFError, OSError):  # the supervisor is gone
         leave(0)
