@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from dlkit.errors import ServeError
-from dlkit.serving.tensors import RequestError, TensorSpec
+from dlkit.serving.admit_engines import check_litert, check_onnx
+from dlkit.serving.tensors import RequestError, TensorSpec, quoted
 
 Arrays = Mapping[str, np.ndarray]
 # TensorFlow Serving's name of a type, where it is not NumPy's.
@@ -74,14 +75,23 @@ def _opened(
     from dlkit.export import read_manifest
 
     name = ENTRIES[runtime][int8]
-    entry = read_manifest(directory).get("formats", {}).get(name)
+    manifest = read_manifest(directory)
+    entry = manifest.get("formats", {}).get(name)
     if entry is None:
         more = " --quantize int8" if int8 else ""
         raise ServeError(
             f"{directory} holds no model for {runtime}{' in int8' if int8 else ''}; make one with: "
             f"dlkit TASK export RUN --out DIR --format {runtime}{more}"
         )
-    return {entry["endpoint"]: opened(directory / entry["file"], entry)}
+    try:
+        if entry["file"] not in manifest["files"]:
+            listed = quoted(entry["file"])
+            raise ServeError(f"{directory} is refused: its manifest lists no file {listed}")
+        return {entry["endpoint"]: opened(directory / entry["file"], entry)}
+    except (KeyError, TypeError, AttributeError):
+        raise ServeError(
+            f"{directory} is refused: its manifest does not say what {name} takes and gives"
+        ) from None
 
 
 def open_onnx(path: Path, entry: Mapping[str, Any], threads: int) -> Runner:
@@ -93,6 +103,7 @@ def open_onnx(path: Path, entry: Mapping[str, Any], threads: int) -> Runner:
         threads: see `onnx_signatures`.
     """
     runtime: Any = _module("onnxruntime", "onnx")
+    check_onnx(path)
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -116,6 +127,7 @@ def open_litert(path: Path, entry: Mapping[str, Any], threads: int) -> Runner:
     An interpreter answers one request at a time: there are `threads` of them.
     """
     interpreter: Any = _module("ai_edge_litert.interpreter", "litert")
+    check_litert(path)
     free: queue.SimpleQueue[Any] = queue.SimpleQueue()
     try:
         for _ in range(threads):

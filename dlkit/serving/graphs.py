@@ -9,7 +9,6 @@ admission asks for, by the numbers they have in TensorFlow's `saved_model.proto`
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from dlkit.errors import ServeError
+from dlkit.serving.messages import Messages, Schema
 
-# Message -> field -> number and type; a star says repeated. A map is a repeated entry, so that a
-# key given twice hides nothing.
-SCHEMA: dict[str, dict[str, tuple[int, str]]] = {
+SCHEMA: Schema = {
     "SavedModel": {"meta_graphs": (2, "MetaGraph*")},
     "MetaGraph": {
         "graph_def": (2, "Graph"),
@@ -74,8 +72,8 @@ SCHEMA: dict[str, dict[str, tuple[int, str]]] = {
     "ObjectFunction": {"concrete_functions": (1, "string*")},
     "BareFunction": {"concrete_function_name": (1, "string")},
 }
-# descriptor.proto's numbers of the types that are no messages.
-SCALARS = {"int64": 3, "string": 9}
+
+MESSAGES = Messages(SCHEMA)
 
 
 @dataclass(frozen=True)
@@ -101,14 +99,10 @@ def read(path: Path) -> Any:
     Raises:
         ServeError: it is none.
     """
-    from google.protobuf.message import DecodeError
-
-    saved = _message("SavedModel")()
     try:
-        saved.ParseFromString(path.read_bytes())
-    except (DecodeError, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ServeError(f"{path.parent} cannot be loaded as a SavedModel: {reason}") from None
+        saved = MESSAGES.read("SavedModel", path)
+    except ValueError as error:
+        raise ServeError(f"{path.parent} cannot be loaded as a SavedModel: {error}") from None
     if not saved.meta_graphs:
         raise ServeError(f"{path.parent} cannot be loaded as a SavedModel: it holds no graph")
     return saved
@@ -239,32 +233,3 @@ def _object_functions(objects: Any) -> set[str]:
         found |= set(each.function.concrete_functions)
         found.add(each.bare_concrete_function.concrete_function_name)
     return found
-
-
-@functools.cache
-def _message(name: str) -> Any:
-    """Return the class of a message of `SCHEMA`."""
-    from google.protobuf import message_factory
-
-    return message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"dlkit.{name}"))
-
-
-@functools.cache
-def _pool() -> Any:
-    from google.protobuf import descriptor_pb2, descriptor_pool
-
-    file = descriptor_pb2.FileDescriptorProto(name="dlkit.proto", package="dlkit", syntax="proto3")
-    for name, fields in SCHEMA.items():
-        message = file.message_type.add(name=name)
-        for field, (number, kind) in fields.items():
-            scalar = SCALARS.get(kind.removesuffix("*"))
-            message.field.add(
-                name=field,
-                number=number,
-                label=3 if kind.endswith("*") else 1,  # repeated, optional
-                type=scalar or 11,  # a message
-                type_name=None if scalar else f".dlkit.{kind.removesuffix('*')}",
-            )
-    pool = descriptor_pool.DescriptorPool()  # its own: TensorFlow's messages are in the default one
-    pool.Add(file)
-    return pool

@@ -19,6 +19,7 @@ from dlkit.runtime import load_tensorflow
 from dlkit.serving import admit as admission
 from dlkit.serving import graphs, operations
 from dlkit.serving.admit import admit
+from dlkit.serving.messages import SCALARS
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def test_the_fields_that_are_read_have_tensorflows_numbers() -> None:
             theirs = descriptor.fields_by_name[renamed.get(field, field)]
             assert (theirs.number, theirs.is_repeated) == (number, kind.endswith("*")), field
             if theirs.message_type is None:
-                assert theirs.type == graphs.SCALARS[kind.removesuffix("*")], field
+                assert theirs.type == SCALARS[kind.removesuffix("*")], field
             else:
                 compare(kind.removesuffix("*"), theirs.message_type)
 
