@@ -88,7 +88,7 @@ def test_a_plain_file_is_opened(tmp_path: Path) -> None:
     tensor = {"x": {"dtype": "float32", "shape": [-1]}}
     entry = {"inputs": tensor, "outputs": {"y": tensor["x"]}}
     runner = engines.open_onnx(onnx_file(tmp_path / "m.onnx"), entry, 1)
-    assert runner.run({"x": np.float32([1, 2])})["y"].tolist() == [2, 3]
+    assert runner.run({"x": np.array([1, 2], np.float32)})["y"].tolist() == [2, 3]
 
 
 @pytest.mark.parametrize(
