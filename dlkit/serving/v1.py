@@ -72,7 +72,7 @@ class RestV1:
         self, request: Request, name: str, version: int | None, label: str | None, verb: str
     ) -> Response:
         """Answer a request to predict, classify or regress."""
-        began, code = time.perf_counter(), "OK"
+        began, code = time.perf_counter(), "INTERNAL"
         known: list[ServedModel] = []
 
         def find() -> ServedModel:
@@ -86,6 +86,7 @@ class RestV1:
                 answer = await self._predict(body, find, work)
             else:
                 answer = await self._classify(body, find, work, verb)
+            code = "OK"
         except RequestError as error:
             code = CODES.get(error.status, "UNKNOWN")
             raise

@@ -199,6 +199,8 @@ def test_our_own_faults_do_not_tell_the_payload(caplog: pytest.LogCaptureFixture
     answer = send(app, "POST", "/v1/models/m:predict", {"inputs": "SECRET"})
     assert (answer.status_code, answer.json()) == (500, {"error": "Internal error: ValueError"})
     assert "ValueError at test_rest.py" in caplog.text and "SECRET" not in caplog.text
+    counted = send(app, "GET", "/monitoring/prometheus/metrics").text
+    assert ':tensorflow:serving:request_count{model_name="m",status="INTERNAL"} 1.0' in counted
 
 
 def test_scalars_and_types_without_tensorflow() -> None:
