@@ -119,6 +119,7 @@ def serve(runs: tuple[str, ...], host: str, port: int, **given: Any) -> None:
     from contextlib import ExitStack, closing
 
     from dlkit.serving import server
+    from dlkit.serving.admit import admit
     from dlkit.serving.logs import log_to_stderr
     from dlkit.serving.watch import Finder
 
@@ -141,6 +142,8 @@ def serve(runs: tuple[str, ...], host: str, port: int, **given: Any) -> None:
                 raise ServeError(
                     f"--label: {name} has no version {version} for '{label}'; there: {there}"
                 )
+        for path in (path for folders in plan.versions.values() for path in folders.values()):
+            admit(path, require_manifest=settings.require_manifest)  # once more when it is loaded
         log_to_stderr(settings.log_format)
         if settings.workers > 1:
             from dlkit.serving.workers import Supervisor

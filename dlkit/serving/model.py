@@ -15,6 +15,7 @@ import numpy as np
 from dlkit.errors import ServeError
 from dlkit.runtime import load_tensorflow
 from dlkit.serving.admit import admit, refuse_foreign
+from dlkit.serving.grpc_tensors import from_proto
 from dlkit.serving.tensors import DTYPES, RequestError, TensorSpec
 from dlkit.serving.text_edges import with_strings
 
@@ -23,6 +24,7 @@ logger = logging.getLogger("dlkit.serving")
 WARM_UP = Path("assets.extra", "tf_serving_warmup_requests")
 PREDICT = "tensorflow/serving/predict"
 MAX_WARM_UP = 1000  # TensorFlow Serving's limit
+MAX_WARM_UP_BYTES = 2**28  # of an input: a record of few may stand for many
 WARM_UP_SECONDS = 5.0  # in which batches of growing size are tried
 # TensorFlow's status code -> HTTP's, as TensorFlow Serving maps them; 500 for the others.
 HTTP_STATUS = {3: 400, 4: 504, 5: 404, 6: 409, 7: 403, 8: 429, 9: 400, 10: 409, 11: 400}
@@ -303,7 +305,11 @@ def _warm_up(
                 continue  # classify, regress and the rest are not served here
             request = log.predict_log.request
             signature = request.model_spec.signature_name or "serving_default"
-            arrays = {key: tf.make_ndarray(value) for key, value in request.inputs.items()}
+            specs = signatures[signature].inputs
+            arrays = {
+                key: from_proto(key, value, specs[key], MAX_WARM_UP_BYTES)
+                for key, value in request.inputs.items()
+            }
             signatures[signature].run(arrays)
             count += 1
             if signatures[signature].batchable and signature not in batched:

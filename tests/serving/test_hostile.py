@@ -24,9 +24,10 @@ import httpx
 import numpy as np
 import pytest
 
+from dlkit.errors import ServeError
 from dlkit.runtime import load_tensorflow
 from dlkit.serving.app import create_app
-from dlkit.serving.model import ServedModel, Signature
+from dlkit.serving.model import ServedModel, Signature, load_model
 from dlkit.serving.servables import Servables
 from dlkit.serving.service import Limits, Service
 from dlkit.serving.tensors import TensorSpec
@@ -156,6 +157,29 @@ def test_harmful_models_are_refused_before_tensorflow_is_loaded(
     for line, words in zip(told, expected.values(), strict=True):
         assert words in line
     assert not list(left.iterdir())
+
+
+def test_a_recorded_request_that_would_unfold_to_much_is_refused(
+    pictures: Path, tmp_path: Path
+) -> None:
+    tf = load_tensorflow()
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    protobuf: Any = prediction_log_pb2
+    model = shutil.copytree(pictures, tmp_path / "pictures")
+    log = protobuf.PredictionLog()
+    request = log.predict_log.request
+    request.model_spec.signature_name = "from_pixels"
+    pixels = request.inputs["pixels"]
+    pixels.CopyFrom(tf.make_tensor_proto(np.zeros([1, 2, 2, 1], np.uint8)))
+    pixels.ClearField("tensor_content")
+    pixels.tensor_shape.dim[0].size = 10**12
+    pixels.int_val.append(0)
+    (model / "1/assets.extra/dlkit.json").unlink()
+    with tf.io.TFRecordWriter(str(model / "1/assets.extra/tf_serving_warmup_requests")) as writer:
+        writer.write(log.SerializeToString())
+    with pytest.raises(ServeError, match=r"request 1 of x fails: .* more than 268435456"):
+        load_model("x", model)
 
 
 def never(arrays: Any) -> dict[str, np.ndarray]:
