@@ -60,11 +60,14 @@ def classification_loss(
 
 
 def accuracy(targets: Any, logits: Any) -> Any:
-    """Return 1.0 where the largest logit is the target's (largest) class, float32 `(b,)`."""
+    """Return 1.0 where the largest logit is the target's (largest) class, float32 `(b,)`.
+
+    What stands behind the shares of the classes, a teacher's logits, does not count.
+    """
     if len(targets.shape) < 2 or targets.shape[-1] == 1:
         found = ops.reshape(targets, (-1,))
     else:
-        found = ops.argmax(targets, -1)
+        found = ops.argmax(targets[:, : logits.shape[-1]], -1)
     return ops.cast(
         ops.cast(found, "int32") == ops.cast(ops.argmax(logits, -1), "int32"), "float32"
     )

@@ -57,8 +57,9 @@ def train_loop(
     steps_per_epoch: int,
     precision: str = "float32",
     compiled: bool = False,
+    taught: Callable[[Any], Any] | None = None,
 ) -> Callable[..., None]:
-    """Return a traced function that trains on `count` batches.
+    """Return a traced function that trains on `count` batches, or on what `taught` makes of each.
 
     Where `compiled`, XLA compiles the step: many small operations become few.
 
@@ -68,6 +69,8 @@ def train_loop(
     step_on = model.train_step if micro_batch is None else accumulated_step(model, micro_batch)
 
     def step_once(batch: Any) -> None:
+        if taught is not None:
+            batch = taught(batch)
         with computing_in(model, precision):
             step_on(batch)
 

@@ -63,6 +63,7 @@ def fit(
     compiled: bool = False,
     descends: bool = True,
     carried: Sequence[Any] = (),
+    taught: Callable[[Any], Any] | None = None,
     on_save: Callable[[], None] = lambda: None,
     quiet: bool = False,
 ) -> Position:
@@ -111,6 +112,7 @@ def fit(
             not, and a high one is no divergence.
         carried: variables of the training run that are not the model's, such as the state that
             recurrent layers carry from batch to batch.
+        taught: makes of a batch of the stream what the model trains on, within the step.
         on_save: called before each checkpoint: what was logged up to there must be safe by then,
             since a resumed run does not repeat it.
         quiet: show nothing.
@@ -132,7 +134,8 @@ def fit(
     sample: Any = ()
     rows = min(PROBE_ROWS, micro_batch or PROBE_ROWS)
     for batch in stream(0, 0).take(1):
-        sample = tf.nest.map_structure(lambda t: t[:rows], batch)
+        given = batch if taught is None else taught(batch)
+        sample = tf.nest.map_structure(lambda t: t[:rows], given)
     if not callable(validation):
         model.test_on_batch(*tf.nest.map_structure(lambda t: t[:1], sample))
         model.reset_metrics()
@@ -168,6 +171,7 @@ def fit(
             steps_per_epoch=steps_per_epoch,
             precision=precision,
             compiled=compiled and at.micro_batch is None,  # parts of a batch differ in size
+            taught=taught,
         )
 
     @tf.function

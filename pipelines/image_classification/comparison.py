@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dlkit.errors import counted
+from dlkit.errors import OptionError, counted
 from pipelines import comparison
 from pipelines.image_classification.config import PRESETS, TASK, Config
 
@@ -16,7 +16,14 @@ Comparison = comparison.comparison(Config, OWN, "2m")
 
 
 def complete(config: Any) -> Any:
-    """Return a Comparison with its models and its time limit filled in."""
+    """Return a Comparison with its models and its time limit filled in.
+
+    Raises:
+        OptionError: a run to start from, which is of one model.
+    """
+    for flag, value in (("--init-from", config.init_from), ("--prune", config.prune)):
+        if value is not None:
+            raise OptionError(f"{flag}: starts one model from another run; train it alone")
     return comparison.complete(config, TASK, DEFAULT_SECONDS)
 
 

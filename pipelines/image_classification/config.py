@@ -58,6 +58,24 @@ class Config:
         shown="imagenet for applications/NAME, else none",
         metavar="WEIGHTS",
     )
+    init_from: str | None = option(
+        None,
+        "Run of the same model to start from the weights of; its model and data are the defaults.",
+        metavar="RUN",
+    )
+    prune: float | None = option(
+        None,
+        "Share of the kernels' weights, the smallest, that become zero before training goes on.",
+        above=0,
+        below=1,
+    )
+    teacher: str | None = option(
+        None, "Run with the same labels whose answers to learn from.", metavar="RUN"
+    )
+    temperature: float = option(4.0, "What softens the answers of --teacher.", above=0)
+    distill_weight: float = option(
+        0.9, "Weight of --teacher in the loss; the labels have the rest.", minimum=0, maximum=1
+    )
     freeze_epochs: int | None = option(
         None,
         "Epochs in which the head alone is trained.",
@@ -136,9 +154,15 @@ class Config:
 
     @staticmethod
     def presets(values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the defaults of the model's family."""
-        model = values.get("model", DEFAULT_MODEL)
-        return PRESETS.get(model) or PRESETS.get(model.rpartition("-")[0]) or {}
+        """Return the defaults of the model's family, and of the run that it starts from."""
+        given: dict[str, Any] = {}
+        if values.get("init_from") is not None:
+            from pipelines.image_classification.other_run import defaults_from
+
+            given = defaults_from(values["init_from"], values)
+        model = values.get("model") or given.get("model", DEFAULT_MODEL)
+        family = PRESETS.get(model) or PRESETS.get(model.rpartition("-")[0]) or {}
+        return {**family, **given}
 
 
 def load(config: Config) -> Any:

@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
-from dlkit.errors import CheckpointError, DataError, OptionError, RunError, nearest, one_of
+from dlkit.errors import DataError, OptionError, nearest, one_of
 from pipelines.explained import hand_over, to_explain
-from pipelines.image_classification.config import TASK, Config, load
+from pipelines.image_classification.config import TASK, Config
+from pipelines.image_classification.rebuilt import rebuild
 
 METHODS = {
     "grad-cam": ("grad-cam",),
@@ -94,7 +95,7 @@ def explain(
 
     # Model, methods and answers.
     config = Config(**tracking.config_of(run.id))
-    model, preprocess = _rebuild(run, config, checkpoint, shape, tuple(labels))
+    model, preprocess = rebuild(run, config, checkpoint, shape, tuple(labels))
     wanted = METHODS[method or "both"]
     if method is None and layer is None and not explaining.feature_maps(model):
         wanted = ("integrated-gradients",)
@@ -142,34 +143,6 @@ def explain(
     if run.spooling:
         say(f"note: the store failed ({run.spooling}); deliver with: dlkit runs sync", quiet)
     return rows
-
-
-def _rebuild(
-    run: Any, config: Config, path: Path, shape: tuple[int, ...], labels: tuple[str, ...]
-) -> tuple[Any, Any]:
-    """Build a run's model with the weights that it exported, and its preprocessing layer."""
-    import keras
-
-    from dlkit import checkpoint, models, training
-    from dlkit.data.spec import Spec
-
-    model = models.build(TASK, config.model, Spec(shape, len(labels), labels), config.params)
-    groups, _ = checkpoint.load(path)
-    checkpoint.restore(model.variables, groups["live"][: len(model.variables)], path)
-    for variable, (_, best) in zip(model.variables, groups["best"], strict=True):
-        variable.assign(best)
-    exported = run.store.get_run(run.id).data.tags.get("dlkit.weights")
-    if exported not in (None, training.weights_hash(model)):
-        raise CheckpointError(
-            f"the checkpoint {path} holds other weights than the run's export; finish its training "
-            f"with dlkit {TASK} train --resume {run.id[:8]}"
-        )
-    try:
-        saved = json.loads(run.artifact("preprocess.json").read_text(encoding="utf-8"))
-    except RunError:
-        # A run from before that was kept: fitted once more, on the same rows.
-        return model, load(config).preprocess
-    return model, keras.saving.deserialize_keras_object(saved)
 
 
 def _free(folder: Path, stem: str) -> Path:

@@ -18,7 +18,13 @@ from pipelines.image_classification.config import (
     load,
     starting_weights,
 )
-from pipelines.image_classification.setup import checked, compiled_model, training_stream
+from pipelines.image_classification.other_run import same_data, start_from
+from pipelines.image_classification.setup import (
+    checked,
+    compiled_model,
+    linked,
+    training_stream,
+)
 
 RATE = click.FloatRange(0, min_open=True)
 
@@ -58,7 +64,11 @@ def find_rate(
 ) -> dict[str, Any]:
     """Run the test on a fresh model and draw it; see `dlkit.find_rate.range_test`."""
     began = time.monotonic()
+    for flag, value in (("--prune", config.prune), ("--teacher", config.teacher)):
+        if value is not None:
+            raise OptionError(f"{flag}: is for train; the rate is looked for without it")
     params, (weights, _) = checked(config), starting_weights(config)
+    config, start, _ = linked(config)
     if lowest >= highest:
         raise OptionError(f"--from: got {lowest:g}; accepted: a rate below --to, {highest:g}")
     try:
@@ -79,6 +89,9 @@ def find_rate(
     model, _ = compiled_model(config, data)
     if weights != "none":
         say(load_weights(model, weights, params.get("backbone")), quiet)
+    if start is not None:
+        same_data(start, data)
+        say(start_from(start, model), quiet)
     stream, _ = training_stream(config, data)
     found = range_test(
         model,

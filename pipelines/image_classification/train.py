@@ -19,7 +19,19 @@ from pipelines.image_classification.config import (
     load,
     starting_weights,
 )
-from pipelines.image_classification.setup import checked, compiled_model, training_stream
+from pipelines.image_classification.other_run import (
+    accuracy_of,
+    beside,
+    same_data,
+    start_from,
+    teacher_of,
+)
+from pipelines.image_classification.setup import (
+    checked,
+    compiled_model,
+    linked,
+    training_stream,
+)
 
 
 def train(
@@ -36,10 +48,13 @@ def train(
     """
     began = time.monotonic()
 
+    from dlkit import tracking
+
     params = checked(config, resume is not None)
     weights_from, frozen_epochs = starting_weights(config, resume is not None)
+    begun = resume is not None and tracking.checkpoint_of(TASK, resume) is not None
+    config, start, teacher = linked(config, begun)
 
-    from dlkit import tracking
     from dlkit.data.policy import WHY, policy, written
     from dlkit.progress import say
     from dlkit.runtime import load_tensorflow
@@ -48,8 +63,9 @@ def train(
     tf = load_tensorflow(keras=True)
     import keras
 
-    from dlkit import export, health, training
+    from dlkit import export, health, pruning, training
     from dlkit.data.stream import eval_stream
+    from dlkit.distillation import taught_by
     from dlkit.evaluation import plots
     from dlkit.evaluation.calibration import calibrate
     from dlkit.evaluation.report import classification_report
@@ -67,11 +83,28 @@ def train(
     say(f"augment {written(changes)}" + (f": {WHY[data.kind]}" if named else ""), quiet)
     for note in data.notes:
         say(f"note: {note}", told)
+    for other in (start, teacher):
+        if other is not None:
+            same_data(other, data)
 
     # Model.
     model, rate = compiled_model(config, data)
-    if weights_from != "none" and (resume is None or not tracking.checkpoint_of(TASK, resume)):
+    if weights_from != "none" and not begun:
         say(load_weights(model, weights_from, params.get("backbone")), quiet)
+    if start is not None:
+        say(start_from(start, model), quiet)
+    masks = []
+    if config.prune is not None:
+        masks = pruning.hold(model)
+        if not begun:
+            pruning.prune(model, masks, config.prune)
+            say(pruning.said(pruning.summary(model)), quiet)
+
+    # Teacher.
+    theirs, taught = None, None
+    if teacher is not None:
+        net, theirs = teacher_of(teacher)
+        taught = taught_by(net, data.spec.outputs)
 
     # Run.
     run, folder = tracked.begin(TASK, config, params, data.fingerprint(), resume, parent)
@@ -87,7 +120,7 @@ def train(
         )
 
         # Fit.
-        stream, batch_size = training_stream(config, data)
+        stream, batch_size = training_stream(config, data, theirs)
         epochs, patience = config.epochs, config.patience
         if config.time_limit is None:
             epochs, patience = epochs or DEFAULT_EPOCHS, patience or DEFAULT_PATIENCE
@@ -118,6 +151,8 @@ def train(
             monitor_gradients=config.monitor_gradients,
             freeze=freeze,
             precision=config.precision,
+            carried=masks,
+            taught=taught,
             path=folder / "checkpoint.npz",
             on_epoch=run.metrics,
             on_save=run.flush,
@@ -149,6 +184,17 @@ def train(
             {"calibration": calibration} if calibration else {}
         )
 
+        # Other runs.
+        kin = {}
+        if masks:
+            kin["pruned"] = pruning.summary(model)
+            heard = [*heard, pruning.said(kin["pruned"])]
+            run.tags({"dlkit.sparsity": f"{kin['pruned']['sparsity']:.4f}"})
+        for name, other in (("started_from", start), ("teacher", teacher)):
+            if other is not None:
+                kin[name] = accuracy_of(other, data.test)
+                heard = [*heard, beside(name, kin[name])]
+
         # Evaluate.
         endpoints = ImageClassifier(model, data, views=views, temperature=temperature)
         probabilities = classify(endpoints.from_pixels, data.test.x)
@@ -165,7 +211,8 @@ def train(
             | {"parameters": model.count_params()}
             | {"validation_accuracy": position.best[0] if position.best else None}
             | {"splits": data.sizes(), "data_notes": data.notes, "augment": written(changes)}
-            | found,
+            | found
+            | kin,
         )
         drawn = ("loss", "val_loss", "accuracy", "val_accuracy")
         plots.curves(run.history(drawn), folder / "report" / "curves.png")
@@ -185,7 +232,8 @@ def train(
                 expected=expected,
                 about={"run": run.id, "model": config.model, "data": config.data}
                 | {"input_shape": data.spec.input_shape, "labels": data.spec.labels}
-                | scaled,
+                | scaled
+                | ({"pruned": kin["pruned"]} if masks else {}),
             )
             run.model(folder / "export", step)
         run.tags({"dlkit.weights": training.weights_hash(model)})
