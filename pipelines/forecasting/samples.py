@@ -22,7 +22,7 @@ def samples(run: str, about: Mapping[str, Any]) -> Any:
     """
     import numpy as np
 
-    from dlkit.export.forecast import raw_inputs
+    from dlkit.export.forecast import raw_inputs, scales
     from dlkit.export.formats import Samples
 
     _, series, _ = series_of(run, dict(about), None, None, None, None)
@@ -41,4 +41,9 @@ def samples(run: str, about: Mapping[str, Any]) -> Any:
         return total / truth.size
 
     at = np.linspace(0, len(starts) - 1, min(HELD_OUT, len(starts))).round().astype(int)
-    return Samples(held_out=raw_inputs(series, starts[at], owners[at]), metric="mse", score=mse)
+    return Samples(
+        held_out=raw_inputs(series, starts[at], owners[at]),
+        metric="mse",
+        score=mse,
+        scales=scales(series),
+    )
