@@ -18,9 +18,8 @@ import orjson
 from dlkit.errors import nearest
 from dlkit.serving.streaming import Sampled
 from dlkit.serving.tensors import QUOTED, RequestError
+from dlkit.serving.text_limits import MOST_TEXTS, MOST_TOKENS
 
-MOST_TOKENS = 4096
-MOST_TEXTS = 128
 MOST_STOPS = 4
 MOST_LOGPROBS = 5
 INT32 = 2**31 - 1

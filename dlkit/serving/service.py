@@ -15,6 +15,7 @@ from dlkit.serving.model import ServedModel
 from dlkit.serving.pixels import check_pixels
 from dlkit.serving.servables import Servables
 from dlkit.serving.tensors import RequestError
+from dlkit.serving.text_limits import check_text
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Service:
             arrays: every input by name.
             timeout: seconds that it may wait; never more than the limit.
         Raises:
-            RequestError: more rows or pixels than the limits allow, or a full queue.
+            RequestError: more rows, pixels or tokens than the limits allow, or a full queue.
         """
         endpoint = model.signatures[signature]
         rows = max((len(a) if a.ndim else 1 for a in arrays.values()), default=1)
@@ -75,6 +76,7 @@ class Service:
             sizes = ", ".join(f"{name} {len(a)}" for name, a in sorted(arrays.items()))
             raise RequestError(f"Inputs have different numbers of rows: {sizes}")
         check_pixels(endpoint, arrays, self.limits.pixels)
+        check_text(model, arrays)
         most = self.limits.timeout if timeout is None else min(timeout, self.limits.timeout)
         return self.batcher.submit(endpoint, arrays, rows, time.monotonic() + most)
 

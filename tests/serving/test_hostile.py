@@ -190,8 +190,14 @@ IMAGE = Signature({"image": TensorSpec("string", (None,))}, {}, never)
 SERVED = ServedModel("pic", 1, Path(), {"serving_default": IMAGE}, {"signature_def": {"serving_default": {}}}, None, None, None)  # fmt: skip
 
 
-def send(path: str, body: bytes, headers: dict[str, str] | None = None, **limits: int) -> Any:
-    app = create_app(Service(Servables([SERVED]), Limits(**limits)))
+def send(
+    path: str,
+    body: bytes,
+    headers: dict[str, str] | None = None,
+    model: ServedModel = SERVED,
+    **limits: int,
+) -> Any:
+    app = create_app(Service(Servables([model]), Limits(**limits)))
 
     async def exchange() -> httpx.Response:
         transport = httpx.ASGITransport(app=app)
@@ -318,3 +324,36 @@ def test_the_size_is_that_of_the_decoded_image(ending: str) -> None:
         check_pixels(IMAGE, arrays, 31 * 47)
         with pytest.raises(Exception, match=f"has {31 * 47:,} pixels; at most 1,456"):
             check_pixels(IMAGE, arrays, 31 * 47 - 1)
+
+
+def generator(vocabulary: int) -> ServedModel:
+    """A text generator of dlkit's that must not be asked."""
+    row = TensorSpec("int32", (None,))
+    logits = {"logits": TensorSpec("float", (None, vocabulary))}
+    ends = {
+        "serving_default": {"prompt": TensorSpec("string", (None,)), "max_tokens": row},
+        "score": {"text": TensorSpec("string", (None,))},
+        "prefill": {"tokens": TensorSpec("int32", (None, None)), "lengths": row},
+    }
+    signatures = {name: Signature(inputs, logits, never) for name, inputs in ends.items()}
+    about = {"signature_def": {name: {} for name in ends}}
+    return ServedModel("text", 1, Path(), signatures, about, {"tokenizer": "char"}, None, None)
+
+
+TOO_MUCH = [  # vocabulary, signature, inputs, words of the refusal
+    (99, "serving_default", {"prompt": [], "max_tokens": [2**31 - 1]}, "max_tokens is 2,147,483,647; at most 4,096"),
+    (99, "serving_default", {"prompt": ["a"] * 300, "max_tokens": [4096] * 300}, "at most 1,747 are drawn for each of 300 rows"),
+    (99, "serving_default", {"prompt": ["a" * 2**17] * 3, "max_tokens": [1] * 3}, "prompt has 3 rows of up to 131,072 tokens or bytes; at most 262,144"),
+    (99, "score", {"text": ["a" * 2**18 + "b"]}, "text has 1 rows of up to 262,145 tokens or bytes"),
+    (2**13, "score", {"text": ["a" * 40_000]}, "at most 32,768 are read"),
+    (2**13, "prefill", {"tokens": [[1] * 40_000], "lengths": [1]}, "tokens has 1 rows of up to 40,000"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("vocabulary", "signature", "inputs", "words"), TOO_MUCH)
+def test_texts_for_which_there_is_no_room_are_refused(
+    vocabulary: int, signature: str, inputs: dict[str, Any], words: str
+) -> None:
+    body = json.dumps({"signature_name": signature, "inputs": inputs}).encode()
+    status, message = send("/v1/models/text:predict", body, model=generator(vocabulary))
+    assert (status, words in message) == (400, True)
