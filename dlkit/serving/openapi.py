@@ -59,7 +59,8 @@ def routes(service: Service, secured: bool) -> list[Route]:
     """
 
     async def answer(request: Request) -> Response:
-        return Response(orjson.dumps(document(service, secured)), media_type="application/json")
+        body = orjson.dumps(document(service, secured), option=orjson.OPT_SERIALIZE_NUMPY)
+        return Response(body, media_type="application/json")
 
     return [Route("/openapi.json", answer)]
 

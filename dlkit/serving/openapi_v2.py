@@ -43,6 +43,7 @@ def _object(required: tuple[str, ...] = (), **properties: Part) -> Part:
     return {"type": "object", "properties": properties, "required": list(required)}
 
 
+EXAMPLE: Part = {"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [0.5]}]}
 OUTPUT = {"type": "object", "properties": {k: TENSOR[k] for k in ("name", "parameters")}}
 SCHEMAS: Part = {
     "V2Request": _object(
@@ -133,7 +134,7 @@ def paths() -> Part:
                 "post": operation(
                     "v2", "Answer tensors.", answered, 400, 404, 408, 413, 415, 500, 503, 504,
                     parameters=[length],
-                    requestBody={"required": True, "content": json_of(ref("V2Request")) | binary},
+                    requestBody={"required": True, "content": json_of(ref("V2Request"), example=EXAMPLE) | binary},
                 ),
             },
         }  # fmt: skip

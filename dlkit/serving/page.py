@@ -115,7 +115,11 @@ def _tensors(specs: dict[str, TensorSpec]) -> dict[str, Any]:
 
 def example_row(model: ServedModel) -> dict[str, Any] | None:
     """Return the first row of a recorded request by input, unless it is large."""
-    row = {name: _plain(array[0]) for name, array in (model.example or {}).items() if array.ndim}
+    row = {
+        name: _plain(np.ascontiguousarray(array)[0])
+        for name, array in (model.example or {}).items()
+        if array.ndim
+    }
     size = len(orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY))
     return row if row and size <= LARGEST_EXAMPLE else None
 
@@ -127,5 +131,6 @@ def _plain(value: Any) -> Any:
         except UnicodeDecodeError:
             return to_base64(value)
     if isinstance(value, np.ndarray):
-        return [_plain(each) for each in value] if value.dtype == object else value.tolist()
-    return value.item() if isinstance(value, np.generic) else value
+        # As arrays, float32 is written in the few digits that it has.
+        return [_plain(each) for each in value] if value.dtype == object else value
+    return value

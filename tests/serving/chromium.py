@@ -100,7 +100,8 @@ class Page:
         """Return the value of an expression as soon as it is true."""
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
-            if value := self.run(condition):
+            # An element would come as an empty object.
+            if value := self.run(f"((v) => v instanceof Element || v)({condition})"):
                 return value
             time.sleep(0.1)
         raise AssertionError(f"never true: {condition}; {self.run('document.body.innerText')}")

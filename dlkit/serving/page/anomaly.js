@@ -56,7 +56,7 @@ function ofRow(model, inputs) {
   paste.addEventListener("input", () => spread(paste.value, names, boxes));
   const grid = el("div", { class: "grid" }, ...names.map((name) => field(name, boxes.get(name))));
   const fields = [
-    field("Paste a row", paste, { hint, wide: true }),
+    field("Paste a row", paste, hint),
     el("fieldset", {}, el("legend", {}, "Columns"), el("p", { class: "hint" }, "An empty number is a missing one."), grid),
   ];
   return form("Look at this row", fields, async () => {
@@ -90,7 +90,7 @@ function ofWindow(model, [, steps, width]) {
   const input = el("textarea", { rows: 6, spellcheck: "false" });
   input.value = model.example?.window ? csvOf(model.example.window, names) : "";
   const hint = `At least ${steps} rows, the newest last; CSV or numbers.`;
-  const fields = [field(`Window: ${names.join(", ")}`, input, { hint, wide: true })];
+  const fields = [field(`Window: ${names.join(", ")}`, input, hint)];
   return form("Look at this window", fields, async () => {
     const window = lastOf(rowsOf(input.value, names), steps);
     const answer = await asked(model, { window });

@@ -14,11 +14,11 @@ export function complete(model) {
   stop.addEventListener("click", () => going?.abort());
 
   const fields = [
-    field("Prompt", prompt, { wide: true }),
+    field("Prompt", prompt),
     el("div", { class: "row" },
       field("Most tokens", most),
-      field("Temperature", temperature, { hint: "0: always the likeliest" }),
-      field("Seed", seed, { hint: "the same gives the same text" })),
+      field("Temperature", temperature, "0: always the likeliest"),
+      field("Seed", seed, "the same gives the same text")),
   ];
   return form("Write", fields, async (output) => {
     const wish = {

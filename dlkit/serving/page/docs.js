@@ -19,7 +19,7 @@ withKey(state, content, async () => {
 
 function part(tag, spec, secured) {
   const heading = el("h2", { id: `tag-${tag.name}` }, tag.name);
-  const element = el("section", { "aria-labelledby": heading.id }, heading, el("p", {}, tag.description));
+  const element = el("section", { "aria-labelledby": heading.id }, heading, el("p", {}, ...prose(tag.description)));
   for (const [path, item] of Object.entries(spec.paths)) {
     for (const method of METHODS) {
       const operation = item[method];
@@ -34,7 +34,7 @@ function entry(method, path, item, operation, spec, secured) {
   const parameters = [...(item.parameters ?? []), ...(operation.parameters ?? [])];
   const body = Object.entries(operation.requestBody?.content ?? {});
   return el("details", {},
-    el("summary", {}, el("span", { class: "method" }, method.toUpperCase()), " ", el("code", {}, path), ` — ${operation.summary}`),
+    el("summary", {}, el("span", { class: "method" }, method.toUpperCase()), " ", el("code", {}, path), " — ", ...prose(operation.summary)),
     el("h3", {}, "Example"),
     el("pre", { tabindex: "0" }, curl(method, path, body, spec, secured && !open)),
     ...(parameters.length ? [el("h3", {}, "Parameters"), parameterTable(parameters)] : []),
@@ -44,12 +44,12 @@ function entry(method, path, item, operation, spec, secured) {
 }
 
 function parameterTable(parameters) {
-  const rows = parameters.map((each) => [each.name, each.in, type(each.schema), each.required ? "needed" : "may be left out", each.description ?? ""]);
+  const rows = parameters.map((each) => [each.name, each.in, type(each.schema), each.required ? "needed" : "may be left out", el("span", {}, ...prose(each.description ?? ""))]);
   return table(["name", "in", "type", "", ""], rows);
 }
 
 function answers(responses, spec) {
-  const rows = Object.entries(responses).map(([status, { description }]) => [status, description]);
+  const rows = Object.entries(responses).map(([status, { description }]) => [status, el("span", {}, ...prose(description))]);
   const parts = [table(["status", ""], rows)];
   for (const [kind, { schema }] of Object.entries(responses["200"]?.content ?? {})) {
     parts.push(el("h3", {}, `200: ${kind}`), tree(schema, spec));
@@ -60,7 +60,13 @@ function answers(responses, spec) {
 function table(heads, rows) {
   const head = heads.map((name) => el("th", { scope: "col" }, name));
   const body = rows.map((row) => el("tr", {}, ...row.map((cell) => el("td", {}, cell))));
-  return el("table", {}, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...body));
+  const found = el("table", {}, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...body));
+  return el("div", { class: "sideways" }, found);
+}
+
+/** Return words with what stands between backquotes as code. */
+function prose(text) {
+  return text.split("`").map((words, i) => (i % 2 ? el("code", {}, words) : words));
 }
 
 /** Return a schema in JSON, its references resolved. */

@@ -29,13 +29,13 @@ export function freshId() {
   return `f${count}`;
 }
 
-/** Put a label, and a hint where there is one, around an input. */
-export function field(label, input, { hint, wide = false } = {}) {
+/** Put a label over an input, and a hint under it where there is one. */
+export function field(label, input, hint) {
   const id = freshId();
   input.id = id;
   const about = hint && el("span", { class: "hint", id: `${id}-hint` }, hint);
   if (about) input.setAttribute("aria-describedby", about.id);
-  return el("div", { class: wide ? "field wide" : "field" }, el("label", { for: id }, label), about, input);
+  return el("div", { class: "field" }, el("label", { for: id }, label), input, about);
 }
 
 /** Return a table with a column of bars: rows are [name, value in [0, largest], text of the value]. */

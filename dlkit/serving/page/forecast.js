@@ -53,7 +53,7 @@ function drawn(name, k, window, answer, share) {
 function table(label, hint, example, names) {
   const input = el("textarea", { rows: 6, spellcheck: "false" });
   input.value = example ? csvOf(example, names) : "";
-  return { input, element: field(label, input, { hint, wide: true }) };
+  return { input, element: field(label, input, hint) };
 }
 
 /** Return the last rows, or say that there are too few. */

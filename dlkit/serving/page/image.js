@@ -12,7 +12,7 @@ import { el, field } from "./dom.js";
 export function imageField(most, onChange) {
   const input = el("input", { type: "file", accept: "image/*" });
   const preview = el("img", { class: "picture photo", alt: "The chosen image", hidden: true });
-  const zone = el("div", { class: "drop" }, field("Image", input, { hint: "Choose a file, or drop one here." }), preview);
+  const zone = el("div", { class: "drop" }, field("Image", input, "Choose a file, or drop one here."), preview);
   let url = null;
 
   function changed() {

@@ -16,7 +16,7 @@ export async function withKey(state, content, show) {
     state.textContent = "This server needs a key.";
     const input = el("input", { type: "password", autocomplete: "off", spellcheck: "false" });
     const hint = "It is kept for this tab alone and sent to this server alone.";
-    const ask = form("Use this key", [field("API key", input, { hint })], async () => {
+    const ask = form("Use this key", [field("API key", input, hint)], async () => {
       useKey(input.value);
       try {
         await show();

@@ -16,7 +16,7 @@ export function generate(model) {
     ? el("select", {}, ...labels.map((name, i) => el("option", { value: i }, name)))
     : el("input", { type: "number", min: 0, value: 0 });
   const fields = [
-    field("First seed", seed, { hint: "one seed, one picture" }),
+    field("First seed", seed, "one seed, one picture"),
     field("Pictures", count),
     ...(conditional ? [field("Label", label)] : []),
   ];

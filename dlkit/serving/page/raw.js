@@ -14,7 +14,7 @@ export function raw(model, limits) {
   const refill = () => { body.value = JSON.stringify(example(model, endpoint.value), null, 1); };
   endpoint.addEventListener("change", refill);
   refill();
-  return form("Send", [field("Endpoint", endpoint), field("Request", body, { wide: true })], async () => {
+  return form("Send", [field("Endpoint", endpoint), field("Request", body)], async () => {
     try {
       parsed(body.value);
     } catch (error) {
