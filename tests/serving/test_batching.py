@@ -141,6 +141,15 @@ def test_rows_and_what_cannot_be_put_together(doubling: Doubling) -> None:
     assert all(future.result(5) for future in [first, *both]) and doubling.batches == [1, 1, 1]
 
 
+def test_a_request_of_many_rows_is_run_in_parts(doubling: Doubling) -> None:
+    doubling.go.set()
+    service = Service(Servables([doubling.model]))
+    rows = np.arange(100, 700, dtype=np.float32)[:, None]
+    answer = service.submit(doubling.model, "serving_default", {"x": rows}).result(20)
+    assert (answer["y"] == 2 * rows).all()
+    assert doubling.batches == [256, 256, 88]
+
+
 def test_only_endpoints_of_rows_are_batched() -> None:
     open_rows, fixed = TensorSpec("float", (None, 3)), TensorSpec("float", (2, 3))
     scalar, tokens = TensorSpec("int32", ()), TensorSpec("int32", (None, None))
