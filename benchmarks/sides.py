@@ -26,6 +26,7 @@ from results_file import ROOT
 TORCH = (".peer-torch", "torch==2.13.0", "numpy")
 # Its deep detectors import tqdm without declaring it.
 PYOD = (".peer-pyod", "torch==2.13.0", "pyod==3.6.7", "tqdm")
+SCHEMATHESIS = (".peer-schemathesis", "schemathesis==4.32.5")
 
 
 def torch_python() -> Path:
@@ -36,6 +37,11 @@ def torch_python() -> Path:
 def pyod_python() -> Path:
     """Return the Python of PyOD's own environment, which is made on first use."""
     return _python(*PYOD)
+
+
+def schemathesis_python() -> Path:
+    """Return the Python of schemathesis's own environment, which is made on first use."""
+    return _python(*SCHEMATHESIS)
 
 
 def _python(name: str, *packages: str) -> Path:
