@@ -7,6 +7,7 @@ python benchmarks/serving_load.py JOB   with JOB a JSON object:
     headers          more of them, by name
     connections      most that are open at once
     seconds          how long requests are sent, at most 120; those under way are waited for
+    stdin            whether the end of standard input ends it earlier
     rate             requests a second; without it each connection sends when it was answered
     bodies           whether to count answers by their body
     times            file that gets one row a request, float64: when it was sent and answered
@@ -62,6 +63,8 @@ class Load:
         seconds = min(self.job["seconds"], LONGEST)
         began = time.monotonic()
         self.until = began + seconds
+        if self.job.get("stdin"):
+            asyncio.get_running_loop().add_reader(sys.stdin, self.stop)
         if "rate" in self.job:
             await self.paced(began)
         else:
@@ -69,7 +72,12 @@ class Load:
         end = time.monotonic() + PATIENCE
         while self.running and time.monotonic() < end:
             await asyncio.sleep(0.01)
-        return self.summary(seconds)
+        return self.summary(self.until - began)
+
+    def stop(self) -> None:
+        """Send no more."""
+        asyncio.get_running_loop().remove_reader(sys.stdin)
+        self.until = min(self.until, time.monotonic())
 
     async def keep_asking(self) -> None:
         """Ask again after each answer, on a new connection where the server closes one."""
@@ -124,7 +132,7 @@ class Load:
                 str(int(s)): int(n)
                 for s, n in zip(*np.unique(rows[:, 2], return_counts=True), strict=True)
                 if s
-            },  # fmt: skip
+            },
             "lost": int(np.sum(rows[:, 2] == 0)) + self.running,
             "refused_connections": self.refused,
             "unsent": self.unsent,

@@ -24,6 +24,7 @@ from typing import Any
 from results_file import ROOT
 
 TORCH = (".peer-torch", "torch==2.13.0", "numpy")
+LITSERVE = (".peer-litserve", "litserve==0.2.19", "onnxruntime==1.32.0", "numpy")
 # Its deep detectors import tqdm without declaring it.
 PYOD = (".peer-pyod", "torch==2.13.0", "pyod==3.6.7", "tqdm")
 SCHEMATHESIS = (".peer-schemathesis", "schemathesis==4.32.5")
@@ -42,6 +43,11 @@ def pyod_python() -> Path:
 def schemathesis_python() -> Path:
     """Return the Python of schemathesis's own environment, which is made on first use."""
     return _python(*SCHEMATHESIS)
+
+
+def litserve_python() -> Path:
+    """Return the Python of LitServe's own environment, which is made on first use."""
+    return _python(*LITSERVE)
 
 
 def _python(name: str, *packages: str) -> Path:

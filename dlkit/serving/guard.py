@@ -28,6 +28,10 @@ LONGEST_ID = 128
 OPEN = page.OPEN | {"/healthz", "/v2/health/live", "/v2/health/ready"}
 
 
+# What is answered however many others are: a look at the server must not depend on its load.
+UNCOUNTED = {*OPEN, "/metrics", "/monitoring/prometheus/metrics"}
+
+
 class Guard:
     """ASGI middleware around all protocols.
 
@@ -79,8 +83,8 @@ class Guard:
             return message
 
         path = scope["path"]
-        counted = path not in OPEN
-        if counted and not admitted(headers, self.keys):
+        counted = path not in UNCOUNTED
+        if path not in OPEN and not admitted(headers, self.keys):
             await refuse(answered, 401, "Unauthorized: a key is needed", b"Bearer")
         elif counted and self.running >= self.service.limits.concurrency:
             await refuse(answered, 429, "Too many requests at once; try again")

@@ -225,7 +225,7 @@ class Server(uvicorn.Server):
     ) -> None:
         super().__init__(config)
         self.service, self.worker, self.grpc = service, worker, grpc
-        self.signalled = time.monotonic() if service.draining else None
+        self.signalled: float | None = None
         self.interrupted = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -242,6 +242,8 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Close the port some time after readiness failed."""
+        if self.service.draining and self.signalled is None:  # before the signal was minded here
+            self.signalled = time.monotonic()
         if self.signalled is not None and time.monotonic() > self.signalled + DRAIN_SECONDS:
             self.should_exit = True
         return await super().on_tick(counter)
