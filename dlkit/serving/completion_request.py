@@ -136,7 +136,7 @@ def parse(body: bytes) -> Wish:
 
 
 def _sampled(given: Mapping[str, Any]) -> Sampled:
-    temperature = _decimal(given, "temperature", 1.0, 2.0)
+    temperature = _decimal(given, "temperature", 1.0, 2)
     # Any whole number seeds; those of `generate` seed as there.
     seed = _integer(given, "seed", secrets.randbelow(INT32), -(2**63), 2**63 - 1)
     top_k = _integer(given, "top_k", 0, 0, INT32)
@@ -146,8 +146,8 @@ def _sampled(given: Mapping[str, Any]) -> Sampled:
         seed=seed % (INT32 + 1),
         temperature=temperature,
         top_k=top_k,
-        top_p=_decimal(given, "top_p", 1.0, 1.0),
-        min_p=_decimal(given, "min_p", 0.0, 1.0),
+        top_p=_decimal(given, "top_p", 1.0, 1),
+        min_p=_decimal(given, "min_p", 0.0, 1),
     )
 
 

@@ -200,7 +200,7 @@ def test_logprobs(app: Any) -> None:
         ({"n": True}, 400, "n", "invalid_type", "but got a boolean"),
         ({"best_of": 3, "n": 2}, 400, "best_of", "unsupported_parameter", "the value of 'n'"),
         ({"max_tokens": 10**6}, 400, "max_tokens", "integer_above_max_value", f"<= {MOST_TOKENS}"),
-        ({"temperature": 2.5}, 400, "temperature", "decimal_above_max_value", "<= 2"),
+        ({"temperature": 2.5}, 400, "temperature", "decimal_above_max_value", "<= 2, but got 2.5"),
         ({"temperature": "hot"}, 400, "temperature", "invalid_type", "a decimal, but got a string"),
         ({"top_p": -0.1}, 400, "top_p", "decimal_below_min_value", ">= 0"),
         ({"seed": 0.5}, 400, "seed", "invalid_type", "an integer, but got a decimal"),
