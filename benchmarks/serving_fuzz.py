@@ -57,7 +57,9 @@ class Tally:
         fault = fault_of(request, status, answer)
         with self.lock:
             self.statuses["none" if status is None else str(status)] += 1
-            self.kinds[request.path.split("/")[1][:12] if status == 200 else "refused"] += 1
+            self.kinds[
+                request.path.partition("?")[0].split("/")[1][:12] if status == 200 else "refused"
+            ] += 1
             self.slowest = max(self.slowest, seconds)
             self.wrong += fault is not None
             if fault is not None and len(self.faults) < SHOWN:
@@ -120,7 +122,10 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         image, text = exports(folder)
-        self.manifest = json.loads((image / "1/assets.extra/dlkit.json").read_text())
+        self.image, self.text = (
+            json.loads((path / "1/assets.extra/dlkit.json").read_text())["endpoints"]
+            for path in (image, text)
+        )
         self.log = folder / "server.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -175,8 +180,8 @@ class Server:
 def generated(folder: Path, count: int, seed: int) -> dict[str, Any]:
     """Send requests of our own and count."""
     server = Server(folder)
-    shape = tuple(server.manifest["endpoints"]["from_pixels"]["inputs"]["pixels"]["shape"][1:])
-    generator = Generator(seed, images_for(shape), shape)
+    shape = tuple(server.image["from_pixels"]["inputs"]["pixels"]["shape"][1:])
+    generator = Generator(seed, images_for(shape), shape, server.text)
     tally, lock, left, warm = Tally(), threading.Lock(), count, 0.0
 
     def next_request() -> Request | None:

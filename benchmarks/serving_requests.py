@@ -25,10 +25,20 @@ class Request(NamedTuple):
 
 
 class Generator:
-    """Draws requests; the same seed draws the same ones."""
+    """Draws requests; the same seed draws the same ones.
 
-    def __init__(self, seed: int, images: list[bytes], shape: tuple[int, ...]) -> None:
+    Args:
+        seed: of the draws.
+        images: right ones, encoded.
+        shape: of the image classifier's pixels.
+        endpoints: of the text generator, as its manifest has them.
+    """
+
+    def __init__(
+        self, seed: int, images: list[bytes], shape: tuple[int, ...], endpoints: dict[str, Any]
+    ) -> None:
         self.random, self.images, self.shape = random.Random(seed), images, shape
+        self.endpoints = endpoints
         self.kinds: list[tuple[Callable[[], Request], int]] = [
             (self.v1, 40),
             (self.v2, 30),
@@ -119,17 +129,30 @@ class Generator:
             row |= {"temperature": 1.0, "top_p": 0.9}
             row[self.random.choice(list(row))] = self.number() if self.chance(0.3) else 1
             document = {"instances": [row] * rows}
-        elif self.chance(0.5):
-            document = {"signature_name": "score", "inputs": {"text": ["The word"] * rows}}
         else:
-            inputs: dict[str, Any] = {
-                "tokens": [[1, 2, self.random.choice([3, -1, 2**31 - 1])]] * rows
-            }
-            inputs["lengths"] = [self.random.choice([3, 1, 0, -1, 2**31 - 1])] * rows
-            document = {"signature_name": "prefill", "inputs": inputs}
+            document = self.any_endpoint(rows)
         verb = "predict" if self.chance(0.9) else self.random.choice(["classify", "regress", "x"])
         version = self.random.choice([*[""] * 5, "/versions/1", "/versions/2", "/labels/stable"])
         return self.packed("POST", f"/v1/models/{model}{version}:{verb}", document)
+
+    def any_endpoint(self, rows: int) -> Any:
+        """Draw a request of the right types and shapes to any endpoint of the text generator."""
+        name = self.random.choice(list(self.endpoints))
+        inputs = {}
+        for key, tensor in self.endpoints[name]["inputs"].items():
+            shape = [rows if i == 0 else 3 if n < 0 else n for i, n in enumerate(tensor["shape"])]
+            count = int(np.prod(shape))
+            if tensor["dtype"] == "string":
+                values: list[Any] = [self.text() for _ in range(count)]
+            elif key == "max_tokens":
+                values = [self.random.choice([0, 1, 3, -1, 2**31 - 1])] * count
+            elif tensor["dtype"] == "int32":
+                edges = [0, 1, 2, 3, 5, 50, -1, 2**31 - 1, -(2**31)]
+                values = self.random.choices(edges, [9] * 5 + [1] * 4, k=count)
+            else:
+                values = self.random.choices([0.0, 1.0, -1.0, 0.5, 3e38], [9] * 4 + [1], k=count)
+            inputs[key] = np.array(values, object).reshape(shape).tolist()
+        return {"signature_name": name, "inputs": inputs}
 
     def v2(self) -> Request:
         """Draw a request to V2, its tensors in JSON or in binary."""
