@@ -29,6 +29,14 @@ format:
 ci:
     .ci/run
 
+# Known vulnerabilities of what is installed, by an auditor in an environment of its own; asks the
+# package index, and fails for a package that it knows nothing of
+audit:
+    python3 -m venv .venv-audit
+    .venv-audit/bin/pip install -q pip-audit
+    pip freeze --exclude-editable > .venv-audit/installed.txt
+    .venv-audit/bin/pip-audit --strict --disable-pip --no-deps -r .venv-audit/installed.txt
+
 # The figures in the README; takes about half an hour
 benchmark:
     python benchmarks/image_classification.py
