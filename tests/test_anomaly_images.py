@@ -159,6 +159,16 @@ def test_the_parameters_are_the_papers() -> None:
     assert sum(int(np.prod(v.shape)) for v in svdd.trainable_variables) == 200 + 800 + 6272
 
 
+def test_light_and_contrast_of_an_image_do_not_count() -> None:
+    shape = DetectorSpec((12, 12, 1), 144, kind="images")
+    image = np.random.default_rng(0).normal(size=(3, 12, 12, 1)).astype("f")
+    for contrast, same in ((True, True), (False, False)):
+        training.seed_everything(0)
+        model = models.build(TASK, "deep-svdd", shape, {**SMALL, "contrast": contrast})
+        plain, other = (np.asarray(model(x)) for x in (image, 0.3 * image + 2.0))
+        assert np.allclose(plain, other, atol=1e-5) == same
+
+
 def test_the_centre_keeps_off_zero() -> None:
     layer = Centre()
     layer.build((None, 4))

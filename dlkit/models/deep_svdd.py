@@ -43,12 +43,25 @@ class Centre(keras.layers.Layer):
         return code - ops.cast(self.point, code.dtype)
 
 
+@keras.saving.register_keras_serializable("dlkit")
+class Contrast(keras.layers.Layer):
+    """Give images `(b, h, w, c)` mean 0 and mean size 1 each; return these, means and sizes too."""
+
+    def call(self, images: Any) -> tuple[Any, Any, Any]:
+        """Return float `(b, h, w, c)`, `(b, 1, 1, 1)` and `(b, 1, 1, 1)`."""
+        mean = ops.mean(images, (1, 2, 3), keepdims=True)
+        size = ops.mean(ops.abs(images - mean), (1, 2, 3), keepdims=True)
+        size = ops.maximum(size, EPSILON)  # of an image of one grey
+        return (images - mean) / size, mean, size
+
+
 def deep_svdd(
     spec: DetectorSpec,
     *,
     filters: list[int] = (8, 4),  # type: ignore[assignment]
     units: list[int] = (128,),  # type: ignore[assignment]
     latent_dim: int = 32,
+    contrast: bool = True,
     pretrain: bool = True,
 ) -> keras.Model:
     """Deep SVDD: an encoder without biases that gathers normal examples around a fixed centre.
@@ -60,6 +73,7 @@ def deep_svdd(
             CIFAR-10.
         units: of tables and windows, the widths of the hidden layers.
         latent_dim: width of the code.
+        contrast: whether images are first given mean 0 and mean size 1, each by itself.
         pretrain: whether training begins with the autoencoder of `pretraining`, for a third of its
             steps or time; the net is the same without.
     Returns:
@@ -69,10 +83,12 @@ def deep_svdd(
         SpecError: an empty list of filters.
     Reference:
         Ruff et al. 2018, ICML, "Deep one-class classification", equation 4 (one class) and
-        appendix; centre as in the authors' code.
+        appendix; centre, and the contrast of images, as in the authors' code.
     """
-    inputs = keras.Input(spec.input_shape, name="example")
-    latent, _ = encoded(inputs, spec, filters, units, latent_dim)
+    inputs = x = keras.Input(spec.input_shape, name="example")
+    if contrast and spec.kind == "images":
+        x, _, _ = Contrast(name="contrast")(x)
+    latent, _ = encoded(x, spec, filters, units, latent_dim)
     return keras.Model(inputs, Centre(name="centre")(latent), name="deep_svdd")
 
 
@@ -82,17 +98,23 @@ def pretraining(
     filters: list[int] = (8, 4),  # type: ignore[assignment]
     units: list[int] = (128,),  # type: ignore[assignment]
     latent_dim: int = 32,
+    contrast: bool = True,
     pretrain: bool = True,
 ) -> keras.Model:
     """Autoencoder with the encoder of `deep_svdd`, mirrored: upsampling for pooling.
 
     Args:
-        spec, filters, units, latent_dim, pretrain: see `deep_svdd`.
+        spec, filters, units, latent_dim, contrast, pretrain: see `deep_svdd`.
     Returns:
-        A `keras.Model` from prepared float32 `(b, *input_shape)` to a reconstruction of that shape.
+        A `keras.Model` from prepared float32 `(b, *input_shape)` to a reconstruction of that shape,
+        which is given the contrast of the input again.
     """
-    inputs = keras.Input(spec.input_shape, name="example")
-    x, sizes = encoded(inputs, spec, filters, units, latent_dim)
+    inputs = x = keras.Input(spec.input_shape, name="example")
+    contrasted = contrast and spec.kind == "images"
+    mean = size = None
+    if contrasted:
+        x, mean, size = Contrast(name="contrast")(x)
+    x, sizes = encoded(x, spec, filters, units, latent_dim)
     if spec.kind == "images":
         maps = (*sizes[-1], filters[-1])
         x = layers.Dense(prod(maps), use_bias=False, name="decoder_0")(x)
@@ -102,6 +124,8 @@ def pretraining(
             x = layers.UpSampling2D(2, name=f"decoder_up_{i}")(x)
             x = cropped(x, sizes[-1 - i], f"decoder_crop_{i}")
             x = layers.Conv2D(count, KERNEL, padding="same", name=f"decoder_{i}")(x)
+        if contrasted:
+            x = layers.Add(name="restored")([layers.Multiply(name="sized")([x, size]), mean])
     else:
         for i, width in enumerate(units[::-1], 1):
             x = layers.Dense(width, name=f"decoder_{i}")(x)

@@ -13,8 +13,8 @@ DEFAULT_MODEL = "autoencoder"
 # So many steps in all, but no fewer epochs than that; an epoch has so many steps at least.
 DEFAULT_STEPS, LEAST_EPOCHS, EPOCH_STEPS = 1500, 10, 50
 SCORES = (
-    "fusion", "reconstruction", "mahalanobis", "neighbours", "distance", "adversarial", "bound",
-    "reconstruction_probability",
+    "fusion", "reconstruction", "mahalanobis", "neighbours", "local", "distance", "adversarial",
+    "bound", "reconstruction_probability",
 )  # fmt: skip
 
 # Where a model trains better otherwise than by the defaults.
@@ -94,7 +94,9 @@ class Config:
         choices=("float32", "bfloat16"),
     )
     optimizer: str = option("adamw", "Optimiser.", choices=("adamw", "muon", "rmsprop", "sgd"))
-    learning_rate: float | None = option(None, "Peak learning rate.", above=0, shown="1e-3")
+    learning_rate: float | None = option(
+        None, "Peak learning rate.", above=0, shown="1e-3; deep-svdd, once pretrained, 1e-4"
+    )
     schedule: str = option(
         "cosine",
         "How the rate falls to zero.",

@@ -10,7 +10,7 @@ from typing import Any
 from dlkit.errors import OptionError, one_of
 from pipelines import tracked
 from pipelines.anomaly_detection.config import TASK, Config, load
-from pipelines.anomaly_detection.setup import checked, compiled_model, fitted
+from pipelines.anomaly_detection.setup import centred, checked, compiled_model, fitted
 from pipelines.anomaly_detection.starting import source_of, start_from
 from pipelines.commands import outcome
 
@@ -47,7 +47,7 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
     model = compiled_model(config, data.spec, config.seed)
     if config.init_from is not None and resume is None:
         say(start_from(config.init_from, model), quiet)
-    accepted = ("fusion", *ways(model))
+    accepted = ("fusion", *ways(model, data.spec.kind))
     if config.score not in accepted:
         raise OptionError(
             f"--score: {config.model} has no '{config.score}'; accepted: {one_of(accepted)}"
@@ -89,7 +89,7 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
             say(f"best epoch {position.best_epoch}; training ended: {position.finished}", quiet)
             found, words, tags = health.told(position, folder / "report")
             heard += words
-            if any(layer.name == "centre" for layer in model.layers):
+            if centred(model):
                 heard += centre.told(model, data)
             run.tags(tags)
         first, steps = positions[0], sum(position.step for position in positions)

@@ -1,0 +1,70 @@
+"""How a row differs from its neighbours: measured against the plain way, and without leaps."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from dlkit.detection.components import Member, without_itself
+
+
+def crossing_lines(n: int, seed: int) -> np.ndarray:
+    """Draw rows on two lines, float32 `(n, 2)`: what is usual at one place is not at another."""
+    generator = np.random.default_rng(seed)
+    along = generator.uniform(-1, 1, n)
+    side = np.where(np.arange(n) % 2, 1.0, -1.0)
+    rows = np.stack([4 * side + along, side * along], 1) + 0.02 * generator.normal(size=(n, 2))
+    return rows.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def member() -> Member:
+    """A model whose code is the row itself, and what it finds normal in both lines."""
+    inputs = keras.Input((2,), name="example")
+    latent = keras.layers.Dense(2, kernel_initializer="identity", name="latent")(inputs)
+    out = keras.layers.Dense(2, kernel_initializer="identity", name="reconstruction")(latent)
+    found = Member(keras.Model(inputs, out), "table")
+    rows = crossing_lines(400, 0)
+    found.fit([tf.constant(rows[:320])], [tf.constant(rows[320:])])
+    return found
+
+
+def test_a_row_off_its_neighbours_line_is_strange(member: Member) -> None:
+    new = crossing_lines(100, 1)
+    off = new + np.array([0.0, 0.4], np.float32)
+    normal, strange = (member.look(tf.constant(x))["local"].numpy() for x in (new, off))
+    # Of both lines together the covariance says nothing: they cross the plane either way.
+    blind = member.look(tf.constant(off))["mahalanobis"].numpy()
+    usual = member.look(tf.constant(new))["mahalanobis"].numpy()
+    assert np.mean(strange[:, None] > normal) > 0.99
+    assert np.mean(blind[:, None] > usual) < 0.8
+
+
+def test_nothing_leaps_where_neighbours_change(member: Member) -> None:
+    ends = crossing_lines(2, 2)
+    share = np.linspace(0, 1, 4001, dtype=np.float32)[:, None]
+    path = ends[0] + share * 0.25 * (ends[1] - ends[0])
+    seen = member.look(tf.constant(path))["local"].numpy()
+    assert np.abs(np.diff(seen)).max() < 0.02 * np.ptp(seen)
+
+
+def test_a_known_row_is_no_neighbour_of_its_own(member: Member) -> None:
+    rows = crossing_lines(400, 0)[320:]
+    known = member.look(tf.constant(rows), known=True)["local"].numpy()
+    new = member.look(tf.constant(crossing_lines(80, 3)))["local"].numpy()
+    assert np.median(known) == pytest.approx(np.median(new), rel=0.5)
+    assert np.median(member.look(tf.constant(rows))["local"].numpy()) < 0.8 * np.median(known)
+
+
+def test_without_itself_is_the_distance_from_the_others() -> None:
+    x = np.random.default_rng(0).normal(size=(40, 5))
+
+    def squared(row: np.ndarray, rows: np.ndarray) -> float:
+        off = row - rows.mean(0)
+        return float(off @ np.linalg.solve(np.cov(rows, rowvar=False), off))
+
+    for i in range(3):
+        found = float(without_itself(tf.constant(squared(x[i], x), tf.float64), len(x)))
+        assert found == pytest.approx(squared(x[i], np.delete(x, i, 0)), rel=1e-9)
