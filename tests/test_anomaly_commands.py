@@ -224,6 +224,23 @@ def test_names_that_cannot_be(run: Runs, at: tuple[Path, dict[str, Any], Path]) 
         assert len(done.err.strip().splitlines()) == 1
 
 
+def test_columns_of_categories_have_no_other_format(
+    at: tuple[Path, dict[str, Any], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("tf2onnx", reason="the extra `onnx` is not installed")
+    monkeypatch.chdir(at[0])
+    arguments = ["--out", "other", "--format", "onnx"]
+    done = runner(capfd)(TASK, "export", at[1]["run"], *arguments)
+    assert done.code == 2
+    assert (
+        "categories come as strings, which neither runtime has; accepted: saved-model" in done.err
+    )
+    assert "Size" in done.err
+    assert not Path("other").exists()
+
+
 def test_a_killed_prediction_leaves_what_was_there(
     run: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

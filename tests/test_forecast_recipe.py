@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import resource
 import shutil
@@ -25,6 +26,12 @@ from dlkit.models import MODELS
 TASK = "forecasting"
 Runs = Callable[..., Done]
 TINY = ["--lookback", "14", "--horizon", "7", "--epochs", "3", "--batch-size", "16"]
+# The formats whose extras are installed.
+OTHERS = [
+    f"--format={name}"
+    for name, module in (("onnx", "tf2onnx"), ("litert", "ai_edge_litert"))
+    if importlib.util.find_spec(module)
+]
 CHILD = """
 import sys
 from dlkit import training
@@ -101,8 +108,10 @@ def test_a_panel_with_covariates_from_table_to_forecast(
     assert "future covariates (promotion) are needed up to" in done.err
 
     # The exported graph takes raw rows; a longer lookback than it has is not its business.
-    exported = dlkit(TASK, "export", "latest", "--out", "out")
+    exported = dlkit(TASK, "export", "latest", "--out", "out", *OTHERS, "--json")
     assert exported.code == 0, exported.err
+    for row in exported.json.get("formats", ()):
+        assert row["metrics"]["mse"] == pytest.approx(found["metrics"]["mse"], rel=1e-4)
     shutil.rmtree(here / "mlruns")
     again = dlkit(TASK, "predict", "out", "ahead.csv", "--json")
     assert again.code == 0, again.err

@@ -208,8 +208,8 @@ def test_a_file_that_answers_otherwise_is_refused(
     monkeypatch.setattr(ours, "convert", disturbed)
     done = run_there(TASK, "export", "latest", "--out", tmp_path / "out", "--format", "onnx")
     assert done.code == 1
-    assert "onnx's probabilities differs from the SavedModel's by" in done.err
-    assert "more than 1e-05; nothing was exported" in done.err
+    assert "differs from the SavedModel's" in done.err
+    assert "nothing was exported" in done.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -255,15 +255,6 @@ def test_an_exported_folder_has_no_data_to_check_a_format_by(
     assert "is an exported folder; --format needs the run" in done.err
 
 
-def test_columns_of_categories_are_refused() -> None:
-    manifest = {
-        "task": "anomaly-detection",
-        "endpoints": {"serving_default": {"inputs": {"rows": {"dtype": "float32"}, "kind": {"dtype": "string"}}}},
-    }  # fmt: skip
-    with pytest.raises(OptionError, match="kind: categories come as strings, which neither"):
-        formats.endpoint_of(manifest)
-
-
 def test_operations_without_an_equivalent_are_named(tmp_path: Path) -> None:
     from dlkit.export import litert, onnx
 
@@ -280,22 +271,23 @@ def test_operations_without_an_equivalent_are_named(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_forecasts_and_scores_are_the_same_in_other_formats(dlkit: Run, here: Path) -> None:
-    days = np.arange("2020-01-01", "2021-01-01", dtype="datetime64[D]")
-    rows = [f"{day},{np.sin(i / 3):.4f},{np.cos(i / 5):.4f}" for i, day in enumerate(days)]
-    Path("series.csv").write_text("\n".join(["t,a,b", *rows]))
-    asked = {
-        "forecasting": ["--target", "a", "--horizon", "4", "--lookback", "12", "--model", "nlinear"],
-        "anomaly-detection": ["--window", "8", "--time", "t", "--model", "conv-autoencoder"],
-    }  # fmt: skip
-    for task, options in asked.items():
-        with exports_unchecked():
-            done = dlkit(task, "train", "--data", "./series.csv", *options, "--epochs", "1")
-        assert done.code == 0, done.err
-        out = here / task
-        both = ["--format", "onnx", "--format", "litert", "--json"]
-        done = dlkit(task, "export", "latest", "--out", out, *both)
-        assert done.code == 0, done.err
-        entries = read_manifest(out / "1")["formats"]
-        for name in ENGINES:
-            assert max(entries[name]["parity"].values()) <= entries[name]["tolerance"]
+@pytest.mark.slow
+def test_scores_of_anomalies_are_the_same_in_other_formats(dlkit: Run, here: Path) -> None:
+    generator = np.random.default_rng(0)
+    y = np.arange(150) % 10 == 0
+    x = generator.normal(size=(150, 3)) + 5.0 * y[:, None]
+    np.savez("rows.npz", X=x, y=y.astype(int))
+    with exports_unchecked():
+        done = dlkit("anomaly-detection", "train", "--data", "./rows.npz", "--epochs", "2")
+    assert done.code == 0, done.err
+    both = ["--format", "onnx", "--format", "litert", "--json"]
+    done = dlkit("anomaly-detection", "export", "latest", "--out", "out", *both)
+    assert done.code == 0, done.err
+    manifest = read_manifest(Path("out", "1"))
+    for name, opened in ENGINES.items():
+        entry = manifest["formats"][name]
+        assert max(entry["parity"].values()) <= entry["tolerance"]
+        assert entry["metrics"] == pytest.approx(manifest["metrics"], abs=1e-4)
+        answers = opened(Path("out", "1"), 1)["serving_default"].run({"rows": x.astype(np.float32)})
+        assert answers["is_anomaly"].dtype == bool
+        assert answers["is_anomaly"][y].mean() > 0.9 > 0.2 > answers["is_anomaly"][~y].mean()
