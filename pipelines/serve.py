@@ -97,7 +97,10 @@ SOME = whole(1, 10**9)
     help="Keys, one a line, of which each request must carry one (Authorization: Bearer KEY, or "
     "X-API-Key: KEY). Or one key in the variable DLKIT_API_KEY.",
 )  # fmt: skip
-@click.option("--require-manifest", is_flag=True, help="Refuse a model that dlkit did not export.")
+@click.option(
+    "--require-manifest", is_flag=True,
+    help="Refuse what is not as dlkit's export wrote it, and operations not known to be harmless.",
+)  # fmt: skip
 @click.option(
     "--log-format", type=Name(("json", "text")),
     help="[default: text on a terminal, else json]",

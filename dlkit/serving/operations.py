@@ -105,15 +105,13 @@ IMAGES = """
     ImageProjectiveTransformV3 RGBToHSV ResizeArea ResizeBicubic ResizeBilinear
     ResizeNearestNeighbor ScaleAndTranslate
 """
-# Lists of tensors, rows of different lengths, and tables that are filled from constants.
+# Lists of tensors and rows of different lengths. No tables: they are shared between models by name.
 CONTAINERS = """
-    EmptyTensorList HashTableV2 LookupTableExportV2 LookupTableFindV2 LookupTableImportV2
-    LookupTableInsertV2 LookupTableSizeV2 InitializeTableV2 MutableHashTableV2 RaggedGather
-    RaggedRange RaggedTensorFromVariant RaggedTensorToSparse RaggedTensorToTensor
-    RaggedTensorToVariant SparseReorder SparseToDense TensorListConcatV2 TensorListElementShape
-    TensorListFromTensor TensorListGather TensorListGetItem TensorListLength TensorListPopBack
-    TensorListPushBack TensorListReserve TensorListResize TensorListScatterV2 TensorListSetItem
-    TensorListSplit TensorListStack
+    EmptyTensorList RaggedGather RaggedRange RaggedTensorFromVariant RaggedTensorToSparse
+    RaggedTensorToTensor RaggedTensorToVariant SparseReorder SparseToDense TensorListConcatV2
+    TensorListElementShape TensorListFromTensor TensorListGather TensorListGetItem TensorListLength
+    TensorListPopBack TensorListPushBack TensorListReserve TensorListResize TensorListScatterV2
+    TensorListSetItem TensorListSplit TensorListStack
 """
 NUMBERS = (ELEMENTWISE, REDUCED, MOVED, LINEAR, LAYERS, SLOPES, DRAWN)
 ALLOWED = frozenset(
@@ -126,6 +124,7 @@ CLASSES = frozenset(["tf.TrackableConstant"])
 SAVER = frozenset(["MergeV2Checkpoints", "RestoreV2", "SaveV2", "ShardedFilename"])
 
 # What is refused in every graph, by what it does. Names without "Experimental" and a last "V2".
+# `InitializeTableFromTextFile` is not here: foreign models read their vocabularies with it.
 FORBIDDEN = {
     "reads or writes files": """
         CSVDataset CacheDataset CalibrationStatisticsSaver CreateSummaryDbWriter
