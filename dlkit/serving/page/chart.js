@@ -2,7 +2,7 @@
 
 import { el, short, svg } from "./dom.js";
 
-const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [720, 240, 64, 24, 8];
+const [WIDEST, NARROWEST, HEIGHT, LEFT, BOTTOM, TOP] = [720, 240, 240, 56, 24, 8];
 
 /**
  * Draw a series.
@@ -20,7 +20,10 @@ export function chart({ history, forecast = [], lower = [], upper = [], spikes =
   let [low, high] = [Math.min(...all), Math.max(...all)];
   if (!(high > low)) [low, high] = [low - 1, high + 1];
   const count = history.length + forecast.length;
-  const x = (i) => LEFT + ((WIDTH - LEFT - 8) * i) / Math.max(1, count - 1);
+  // As wide as there is room now, so that the words keep their size on a telephone.
+  const width = Math.min(WIDEST, Math.max(NARROWEST, document.documentElement.clientWidth - 80));
+  const bar = spikes.length ? (width - LEFT - 8) / count : 0;
+  const x = (i) => LEFT + bar / 2 + ((width - LEFT - 8 - bar) * i) / Math.max(1, count - 1);
   const y = (value) => TOP + ((HEIGHT - TOP - BOTTOM) * (high - value)) / (high - low);
   const path = (values, from) => values
     .map((value, i) => [i, value])
@@ -31,20 +34,20 @@ export function chart({ history, forecast = [], lower = [], upper = [], spikes =
   const parts = [];
   for (const value of ticks(low, high)) {
     parts.push(
-      svg("line", { class: "axis", x1: LEFT, x2: WIDTH - 8, y1: y(value), y2: y(value) }),
+      svg("line", { class: "axis", x1: LEFT, x2: width - 8, y1: y(value), y2: y(value) }),
       svg("text", { x: LEFT - 6, y: y(value) + 4, "text-anchor": "end" }, short(value)),
     );
   }
   for (const i of new Set([0, from - 1, count - 1])) {
-    const anchor = i === 0 ? "start" : i === count - 1 ? "end" : "middle";
+    const anchor = i === 0 ? "start" : "end";
     const name = i === from - 1 ? "last seen" : i < from ? `${i - from + 1}` : `+${i - from + 1}`;
     parts.push(svg("text", { x: x(i), y: HEIGHT - 6, "text-anchor": anchor }, name));
   }
   const most = Math.max(...spikes, 1e-12);
   spikes.forEach((value, i) => {
     const tall = (0.5 * (HEIGHT - TOP - BOTTOM) * value) / most;
-    const wide = Math.max(1, (WIDTH - LEFT) / count - 1);
-    parts.push(svg("rect", { class: "spike", x: x(i) - wide / 2, y: HEIGHT - BOTTOM - tall, width: wide, height: tall }));
+    const thick = Math.max(1, bar - 1);
+    parts.push(svg("rect", { class: "spike", x: x(i) - thick / 2, y: HEIGHT - BOTTOM - tall, width: thick, height: tall }));
   });
   if (lower.length) {
     const back = lower.map((value, i) => `L${x(from + i).toFixed(1)},${y(value).toFixed(1)}`).reverse();
@@ -54,7 +57,9 @@ export function chart({ history, forecast = [], lower = [], upper = [], spikes =
   if (forecast.length) {
     parts.push(svg("path", { class: "forecast", d: path([history.at(-1), ...forecast], from - 1) }));
   }
-  return svg("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": label }, ...parts);
+  const drawn = svg("svg", { class: "chart", viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": label }, ...parts);
+  drawn.style.maxWidth = `${width}px`;
+  return drawn;
 }
 
 /** Return three to six round numbers within a range. */

@@ -25,6 +25,8 @@ export function imageField(most, onChange) {
     onChange();
   }
   input.addEventListener("change", changed);
+  // A picture of few pixels shows them.
+  preview.addEventListener("load", () => preview.classList.toggle("photo", preview.naturalWidth > 64));
   preview.addEventListener("error", () => { preview.hidden = true; }); // of a type that only the server knows
   zone.addEventListener("dragover", (event) => {
     event.preventDefault();
