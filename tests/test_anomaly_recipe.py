@@ -208,7 +208,7 @@ def test_arrays_of_other_shapes_are_refused(tmp_path: Path) -> None:
     ("more", "words"),
     [
         (["--model", "lstm-autoencoder"], "reads windows of series"),
-        (["--score", "distance"], "--score: autoencoder has no 'distance'; accepted: fusion, mah"),
+        (["--score", "distance"], "--score: autoencoder has no 'distance'; accepted: fusion, lo"),
     ],
 )
 def test_what_does_not_fit_leaves_no_run(
