@@ -112,6 +112,17 @@ class Page:
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.call("DOM.setFileInputFiles", nodeId=node, files=[str(file)])
 
+    def type(self, text: str) -> None:
+        """Type into what has the focus."""
+        self.call("Input.insertText", text=text)
+
+    def press(self, key: str, code: int) -> None:
+        """Press a key that types nothing, by its name and Windows's number."""
+        about = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        enter = {"text": "\r"} if key == "Enter" else {}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **about, **enter)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **about)
+
     def look(self, width: int = 1000, dark: bool = False) -> None:
         """Set the width of the window, and the scheme of colours."""
         size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": False}

@@ -274,7 +274,9 @@ def test_labels_are_text_and_any_model_can_be_asked(
         page.run(f"document.querySelector('input[type=password]').value = 'wrong'; {press}")
         page.wait("document.querySelector('[role=alert]').textContent.includes('does not take')")
         page.screenshot(tmp_path / "key.png")
-        page.run(f"document.querySelector('input[type=password]').value = 'secret'; {press}")
+        page.run("document.querySelector('input[type=password]').select()")
+        page.type("secret")  # by the keyboard alone
+        page.press("Enter", 13)
         page.wait("document.querySelectorAll('section h2').length === 2")
         choose(page, "pic", digit(tmp_path, 1))
         assert SCRIPT in wait(page, "pic", ".bars")
@@ -288,6 +290,12 @@ def test_labels_are_text_and_any_model_can_be_asked(
 
         page.open(f"{url}docs")  # the key is the tab's
         page.wait("document.querySelectorAll('details').length > 20")
+        page.press("Tab", 9)
+        assert page.run("document.activeElement.className") == "skip"
+        page.press("Enter", 13)
+        page.press("Tab", 9)
+        assert page.run("document.activeElement.getAttribute('href')") == "#tag-models"
+        assert page.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"
         page.run("for (const each of document.querySelectorAll('details')) each.open = true")
         text = page.run("document.body.innerText")
         assert 'curl -H "Authorization: Bearer $KEY" -d \'{"instances":[' in text
