@@ -169,16 +169,18 @@ def health() -> Part:
 def pages() -> Part:
     """Return the paths of the pages."""
 
-    def page(summary: str, kind: str = "text/html") -> Part:
+    def page(summary: str, kind: str = "text/html", more: Part | None = None) -> Part:
         content = {kind: {"schema": {"type": "string"}}}
         answer = {"200": {"description": summary, "content": content}}
-        return {"get": operation("pages", summary, answer, security=[])}
+        return {"get": operation("pages", summary, answer | (more or {}), security=[])}
 
     file = {**MODEL, "name": "file", "description": "A script or the style sheet."}
+    none = answer_of("There is no such file.", ref("Error"), 404)
+    script = page("A file of the pages.", "text/javascript", none)
     return {
         "/": page("What is served, and a form for each model."),
         "/docs": page("This document, to be read."),
-        "/page/{file}": {"parameters": [file], **page("A file of the pages.", "text/javascript")},
+        "/page/{file}": {"parameters": [file], **script},
         "/page/models.json": {
             "get": operation(
                 "pages", "What the page shows of the models.", answer_of("The models.")
