@@ -56,11 +56,9 @@ def train_stream(
     def batches(at: Any) -> tf.data.Dataset:
         first = tf.where(tf.equal(at, epoch), tf.constant(step, tf.int64), 0)
         rows = tf.ensure_shape(tf.numpy_function(order, [at], tf.int64), (steps, batch_size))
-        numbers = tf.data.Dataset.range(first, steps)
-        return tf.data.Dataset.zip(
-            numbers.map(lambda s: tf.stack([tf.constant(seed, tf.int64), at * 2**32 + s])),
-            tf.data.Dataset.from_tensor_slices(rows[first:]),
-        )
+        draws = at * 2**32 + tf.range(first, steps, dtype=tf.int64)
+        draws = tf.stack([tf.fill(tf.shape(draws), tf.constant(seed, tf.int64)), draws], 1)
+        return tf.data.Dataset.from_tensor_slices((draws, rows[first:]))
 
     def batch(draw_seed: tf.Tensor, rows: tf.Tensor) -> tuple:
         rows = tf.ensure_shape(rows, (batch_size,))

@@ -19,6 +19,8 @@ from pipelines.forecasting.config import (
 LEARNING_RATE = 1e-3
 # Models whose width is shared out among heads.
 ATTENTIVE = ("patchtst", "transformer")
+# Steps gathered as one, where they divide lookback and horizon; the rows are held so many times.
+PIECE = 4
 
 
 def checked(config: Config) -> dict[str, Any]:
@@ -66,6 +68,8 @@ def compiled_model(config: Config, spec: Any) -> Any:
 
 def streams(config: Config, data: Any) -> tuple[Callable, Any, int]:
     """Return `(epoch, step)` to the training batches from there, the validation batches, batch size."""
+    import math
+
     import numpy as np
     import tensorflow as tf
 
@@ -77,12 +81,18 @@ def streams(config: Config, data: Any) -> tuple[Callable, Any, int]:
     static = tf.constant(
         (data.static - data.static_mean) / data.static_deviation, tf.float32
     )  # (series, static)
-    past, ahead = np.arange(lookback), np.arange(lookback, lookback + horizon)
+    # Each row with the next ones beside it: a window is gathered in fewer, longer pieces.
+    piece = math.gcd(lookback, horizon, PIECE)
+    wide = tf.concat([rows[i : len(rows) - piece + 1 + i] for i in range(piece)], 1)
+
+    def steps(starts: Any, first: int, count: int) -> Any:
+        found = tf.gather(wide, starts[:, None] + np.arange(first, first + count, piece))
+        return tf.reshape(found, (-1, count, rows.shape[1]))
 
     def windows(starts: Any, owners: Any) -> tuple[Any, Any]:
         """Gather a batch of windows from their starts: one gather for each tensor, and no slices."""
-        future = tf.gather(rows, starts[:, None] + ahead)
-        inputs = [tf.gather(rows, starts[:, None] + past)]
+        future = steps(starts, lookback, horizon)
+        inputs = [steps(starts, 0, lookback)]
         if spec.future:
             inputs.append(future[:, :, targets + spec.past :])
         if spec.static:
