@@ -1,7 +1,7 @@
 """Generated requests, valid and not, against a server of its own process.
 
 python benchmarks/serving_fuzz.py [--rows generated,schemathesis] [--requests 100000]
-    [--examples 200] [--seed 0] [--exports DIR] [--again]
+    [--examples 40] [--seed 0] [--exports DIR] [--again]
 
 Serves an image classifier and a text generator that were trained for seconds on data that ships with
 dlkit. Requests go over loopback on a few kept connections: TensorFlow Serving's V1, the Open Inference
@@ -260,7 +260,7 @@ def schemathesis(folder: Path, examples: int, seed: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--requests", type=int, default=100_000)
-    parser.add_argument("--examples", type=int, default=200, help="of schemathesis, an operation")
+    parser.add_argument("--examples", type=int, default=40, help="of schemathesis, an operation")
     parser.add_argument("--rows", default="generated,schemathesis")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--exports", type=Path, help="folder to keep what is served in")
