@@ -15,6 +15,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,7 @@ def ours(export: Path, *options: Any) -> Any:
 @contextlib.contextmanager
 def mlflow(export: Path, workers: int) -> Iterator[Running]:
     """Start `mlflow models serve` on the same SavedModel."""
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     from mlflow.models import ModelSignature
     from mlflow.pyfunc import save_model
     from mlflow.types import Schema, TensorSpec
@@ -138,13 +140,15 @@ def mlflow(export: Path, workers: int) -> Iterator[Running]:
 
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder, "model")
-        save_model(
-            str(saved),
-            python_model=str(HERE / "peers" / "mlflow_pixels.py"),
-            artifacts={"export": str(export)},
-            signature=ModelSignature(Schema([TensorSpec(dtype("uint8"), (-1, 28, 28, 1))])),
-            pip_requirements=["tensorflow"],
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it asks for type hints and an example
+            save_model(
+                str(saved),
+                python_model=str(HERE / "peers" / "mlflow_pixels.py"),
+                artifacts={"export": str(export)},
+                signature=ModelSignature(Schema([TensorSpec(dtype("uint8"), (-1, 28, 28, 1))])),
+                pip_requirements=["tensorflow"],
+            )
         port = free_port()
         command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", saved, "-p", port]
         command += ["-w", workers, "--env-manager", "local"]

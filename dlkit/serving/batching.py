@@ -64,6 +64,10 @@ class Batcher:
         self._running: dict[int, int] = {}
         self.waiting = 0
 
+    def full(self) -> bool:
+        """Say whether a request would be refused now."""
+        return self.waiting >= self.batching.max_queue
+
     def submit(self, signature: Signature, arrays: Arrays, rows: int, deadline: float) -> Future:
         """Queue a request.
 
@@ -85,7 +89,7 @@ class Batcher:
         request = Waiting(arrays, rows, deadline, time.monotonic(), kind)
         key = id(signature)
         with self._changed:
-            if self.waiting >= self.batching.max_queue:
+            if self.full():
                 raise RequestError(
                     "The batch scheduling queue to which this task was submitted is full; "
                     f"currently {self.waiting} requests wait",

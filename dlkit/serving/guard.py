@@ -36,7 +36,8 @@ class Guard:
     """ASGI middleware around all protocols.
 
     Refuses with 401 what lacks the key (`Authorization: Bearer KEY` or `X-API-Key: KEY`), with 429
-    what comes while `Limits.concurrency` requests are being answered, with 408 one whose body takes
+    what comes while `Limits.concurrency` requests are being answered, with 503 what comes while the
+    queue is full, with 408 one whose body takes
     longer than `Limits.timeout` to arrive. Gives each answer an `X-Request-Id`, the client's own
     where it sent one, and each a line in the log, which holds nothing of the payload.
     """
@@ -88,6 +89,9 @@ class Guard:
             await refuse(answered, 401, "Unauthorized: a key is needed", b"Bearer")
         elif counted and self.running >= self.service.limits.concurrency:
             await refuse(answered, 429, "Too many requests at once; try again")
+        elif counted and scope["method"] == "POST" and self.service.batcher.full():
+            # Before the body is read and parsed, which is most of the work.
+            await refuse(answered, 503, "The queue of requests is full; try again")
         else:
             self.running += counted
             self.service.metrics.waiting.inc(counted)
@@ -177,7 +181,7 @@ async def refuse(send: Send, status: int, reason: str, challenge: bytes = b"") -
     headers = [(b"content-type", b"application/json")]
     if challenge:
         headers.append((b"www-authenticate", challenge))
-    if status == 429:
+    if status in (429, 503):
         headers.append((b"retry-after", b"1"))
     body = json.dumps({"error": reason}).encode()
     await send({"type": "http.response.start", "status": status, "headers": headers})

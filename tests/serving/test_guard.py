@@ -18,6 +18,7 @@ import pytest
 
 from dlkit.errors import ServeError
 from dlkit.serving import connections
+from dlkit.serving.batching import Batching
 from dlkit.serving.guard import read_keys
 from dlkit.serving.logs import Json, Text
 from dlkit.serving.model import ServedModel, Signature
@@ -44,7 +45,8 @@ def serving(
     answer: Callable[[Any], Any] = lambda x: x, keys: tuple[str, ...] = (), **limits: Any
 ) -> Iterator[tuple[str, Service]]:
     """Serve a function in this process, over a real socket; drain at the end of the block."""
-    service = Service(Servables([model(answer)]), Limits(**limits))
+    batching = Batching(max_batch=1, max_queue=limits.pop("max_queue", 512))
+    service = Service(Servables([model(answer)]), Limits(**limits), batching)
     listener = bind("127.0.0.1", 0)
     listen(listener, "127.0.0.1")
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -125,6 +127,37 @@ def test_too_many_at_once() -> None:
         leave.set()
         thread.join()
         assert first == [200] and ask(address).status_code == 200
+
+
+def test_a_full_queue_is_told_before_a_body_is_read() -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def answer(x: Any) -> Any:
+        entered.set()
+        assert leave.wait(10)
+        return x
+
+    with serving(answer, max_queue=1) as (address, service):
+        found: list[int] = []
+        asking = [
+            threading.Thread(target=lambda: found.append(ask(address).status_code)) for _ in "12"
+        ]
+        asking[0].start()
+        assert entered.wait(10)
+        asking[1].start()
+        while not service.batcher.full():
+            time.sleep(0.01)
+        unread = connected(address)
+        unread.sendall(
+            b"POST /v1/models/m:predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
+        )
+        assert unread.recv(1000).startswith(b"HTTP/1.1 503 ")
+        unread.close()
+        assert httpx.get(f"{address}/v1/models/m").status_code == 200
+        leave.set()
+        for thread in asking:
+            thread.join()
+        assert found == [200, 200]
 
 
 def test_slow_clients_hold_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,10 +20,11 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import CliRunner
+from processes import write_version
 
 from dlkit.errors import ServeError
-from dlkit.serving.model import load_model
 from dlkit.serving.announce import announcement
+from dlkit.serving.model import load_model
 from pipelines.serve import serve
 
 ROOT = Path(__file__).parents[2]
@@ -81,6 +82,37 @@ def test_port_in_use_is_told_before_tensorflow_is_loaded(pictures: Path) -> None
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
     expected = f"port {port} on 127.0.0.1 is in use; choose another with --port False\n"
     assert (result.stdout, result.stderr) == (expected, "")
+
+
+def test_an_export_in_onnx_is_served_without_tensorflow(tmp_path: Path) -> None:
+    write_version(tmp_path, 3)
+    script = "import sys; from dlkit.serving.server import load; from pathlib import Path\n"
+    script += "from dlkit.serving.app import create_app; from dlkit.serving.watch import Plan\n"
+    script += "from dlkit.serving.settings import Settings\n"
+    script += "plan = Plan({'n': {3: Path(sys.argv[1])}})\n"
+    script += "service, _ = load(Settings(runtime='onnx'), plan); create_app(service)\n"
+    script += "model = service.servables.find('n')\n"
+    script += "print(sorted(model.metadata['signature_def']['serving_default']['outputs']))\n"
+    script += "print({'tensorflow', 'keras', 'mlflow', 'pandas'} & sys.modules.keys())"
+    command = [sys.executable, "-c", script, str(tmp_path / "3")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == ["['again', 'version']", "set()"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    {
+        ("--workers", "0"): "got '0'; accepted: a whole number at least 1, at most 256",
+        ("--runtime", "onx"): "got 'onx' (did you mean 'onnx'?)",
+        ("--batch-timeout-ms", "-1"): "got '-1'; accepted: a number at least 0",
+        ("--request-timeout", "never"): "got 'never'; accepted: a time above zero",
+        ("--api-key-file", "/no/keys"): "--api-key-file /no/keys cannot be read",
+    }.items(),
+)
+def test_options_are_checked(pictures: Path, option: tuple[str, str], words: str) -> None:
+    done = CliRunner().invoke(serve, [str(pictures), "--port", "0", *option])
+    assert done.exit_code != 0
+    assert words in f"{done.output} {done.exception}"
 
 
 @pytest.fixture
