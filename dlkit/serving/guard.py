@@ -178,11 +178,11 @@ def identity(given: bytes) -> bytes:
 
 async def refuse(send: Send, status: int, reason: str, challenge: bytes = b"") -> None:
     """Answer without asking the models."""
-    headers = [(b"content-type", b"application/json")]
+    body = json.dumps({"error": reason}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     if challenge:
         headers.append((b"www-authenticate", challenge))
     if status in (429, 503):
         headers.append((b"retry-after", b"1"))
-    body = json.dumps({"error": reason}).encode()
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
