@@ -255,6 +255,21 @@ def test_an_exported_folder_has_no_data_to_check_a_format_by(
     assert "is an exported folder; --format needs the run" in done.err
 
 
+def test_an_output_may_have_the_name_of_an_input(tmp_path: Path) -> None:
+    from dlkit.export import onnx
+    from dlkit.serving.engines import open_onnx
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 4), tf.float32, "x")])
+    def doubled(x: Any) -> dict[str, Any]:
+        return {"x": 2.0 * x}
+
+    onnx.convert(doubled, tmp_path / "model.onnx", ())
+    tensors = {"x": {"dtype": "float32", "shape": [-1, 4]}}
+    runner = open_onnx(tmp_path / "model.onnx", {"inputs": tensors, "outputs": tensors}, 1)
+    answers = runner.run({"x": np.ones((3, 4), np.float32)})
+    np.testing.assert_array_equal(answers["x"], np.full((3, 4), 2.0))
+
+
 def test_operations_without_an_equivalent_are_named(tmp_path: Path) -> None:
     from dlkit.export import litert, onnx
 

@@ -49,7 +49,7 @@ def convert(function: Any, module: Any, path: Path, rows: Rows | None = None) ->
             except Exception as error:  # ConverterError, and what its calibration runs into
                 told = str(error).strip()
     if content is None:
-        raise OptionError(f"--format litert: {reason(told)}; accepted: onnx, saved-model")
+        raise OptionError(f"--format litert: {reason(told)}; accepted: saved-model, perhaps onnx")
     path.write_bytes(content)
 
 

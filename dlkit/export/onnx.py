@@ -14,6 +14,7 @@ import numpy as np
 
 from dlkit.errors import OptionError, one_of
 from dlkit.runtime import silent_stderr
+from dlkit.serving.engines import CLASHING
 
 # The newest that tf2onnx 1.17 writes.
 OPSET = 18
@@ -25,7 +26,7 @@ def convert(function: Any, path: Path, labels: Sequence[str]) -> None:
 
     Args:
         function: a `tf.function` with an input signature; its outputs have names, none is a string.
-        path: the file.
+        path: the file. An output that an input shares its name with has `CLASHING` behind it there.
         labels: kept in the file's metadata under `labels`, as JSON, where there are any.
     Raises:
         OptionError: the graph has an operation that ONNX lacks.
@@ -40,11 +41,9 @@ def convert(function: Any, path: Path, labels: Sequence[str]) -> None:
     with silent_stderr():  # TensorFlow's optimiser of graphs names the devices
         try:
             model, _ = tf2onnx.convert.from_function(
-                function, input_signature=function.input_signature, opset=OPSET
+                apart(function), input_signature=function.input_signature, opset=OPSET
             )
-        except (
-            Exception
-        ) as error:  # its rewriters raise nearly anything for a graph unknown to them
+        except Exception as error:  # its rewriters raise nearly anything
             told = (str(error).strip() or type(error).__name__).splitlines()[0]
     logger.setLevel(before)
     if model is None:
@@ -69,6 +68,19 @@ def convert(function: Any, path: Path, labels: Sequence[str]) -> None:
         entry.key, entry.value = "labels", json.dumps(list(labels))
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())
+
+
+def apart(function: Any) -> Any:
+    """Return a function whose outputs have other names than its inputs, which ONNX asks for."""
+    import tensorflow as tf
+
+    inputs = {spec.name for spec in function.input_signature}
+
+    def renamed(*given: Any) -> dict[str, Any]:
+        answers = function(*given)
+        return {f"{k}{CLASHING}" if k in inputs else k: v for k, v in answers.items()}
+
+    return tf.function(renamed, input_signature=function.input_signature)
 
 
 def quantise(source: Path, path: Path, rows: Rows) -> None:

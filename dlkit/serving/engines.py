@@ -19,6 +19,8 @@ from dlkit.serving.admit_engines import check_litert, check_onnx
 from dlkit.serving.tensors import RequestError, TensorSpec, quoted
 
 Arrays = Mapping[str, np.ndarray]
+# Stands behind the name of an ONNX output that an input has as well.
+CLASHING = "_out"
 # TensorFlow Serving's name of a type, where it is not NumPy's.
 SERVING_NAMES = {"float32": "float", "float64": "double", "float16": "half"}
 # Entry of the manifest's `formats` by runtime: the float file, and the quantised one.
@@ -114,9 +116,10 @@ def open_onnx(path: Path, entry: Mapping[str, Any], threads: int) -> Runner:
     except Exception as error:  # ONNX Runtime has a class of its own for each kind of fault
         raise ServeError(f"{path} cannot be opened by ONNX Runtime: {_first_line(error)}") from None
     outputs = [output.name for output in session.get_outputs()]
+    names = [n if n in entry["outputs"] else n.removesuffix(CLASHING) for n in outputs]
 
     def ask(arrays: Arrays) -> dict[str, np.ndarray]:
-        return dict(zip(outputs, session.run(outputs, dict(arrays)), strict=True))
+        return dict(zip(names, session.run(outputs, dict(arrays)), strict=True))
 
     return _runner(entry, ask)
 
