@@ -69,7 +69,8 @@ def generate(
     """
     limit = context_limit(model)
     batch, prompt = tf.shape(tokens)[0], tf.shape(tokens)[1]
-    count = tf.reduce_max(max_tokens)
+    # One at least: a list of none cannot be stacked.
+    count = tf.maximum(tf.reduce_max(max_tokens), 1)
     logits, state = prefill(model, tokens, lengths)
     # All tokens of a row, its own from the start: what a full context is made anew from.
     history = tf.concat([tokens, tf.zeros((batch, count), tf.int32)], 1)

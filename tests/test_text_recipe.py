@@ -146,6 +146,8 @@ def test_the_same_seed_gives_the_same_text_everywhere(at_it: tuple[Runs, dict]) 
     assert served["log_probability"] == pytest.approx(first["log_probability"], rel=1e-4)
     assert [t for t in brief["tokens"] if t >= 0] == brief["tokens"][:5]
     assert len(brief["text"]) == 5
+    nothing = asked_over_http(app, {"instances": [{**body, "max_tokens": 0}]}).json()
+    assert nothing["predictions"] == [{"text": "", "tokens": [-1], "log_probability": 0.0}]
 
     wish = {k: v for k, v in body.items() if k != "top_k"} | {"model": "text", "n": 2}
     texts = [first["text"], other["text"]]
