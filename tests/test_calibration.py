@@ -151,12 +151,12 @@ def test_an_overtrained_run_is_calibrated_and_its_export_answers_so(dlkit: Run) 
 
     from dlkit import tracking
     from pipelines.image_classification.config import Config
-    from pipelines.image_classification.explain import _rebuild
+    from pipelines.image_classification.rebuilt import rebuild
 
     run = tracking.Run(done.json["run"], TASK, tracking.client())
     path = tracking.checkpoint_folder(run.id) / "checkpoint.npz"
     labels, config = tuple(manifest["labels"]), Config(**tracking.config_of(run.id))
-    model, preprocess = _rebuild(run, config, path, (8, 8, 1), labels)
+    model, preprocess = rebuild(run, config, path, (8, 8, 1), labels)
     logits = model(preprocess(tf.cast(x[:50], tf.float32)), training=False).numpy()
     endpoint = tf.saved_model.load(f"{done.json['export']}/1").signatures["from_pixels"]
     answers = endpoint(pixels=tf.constant(x[:50]))["probabilities"].numpy()
