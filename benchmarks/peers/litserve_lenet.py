@@ -1,5 +1,8 @@
 """LeNet behind LitServe, computed by ONNX Runtime. python litserve_lenet.py MODEL.onnx PORT WORKERS"""
 
+# litserve lives in an environment of its own.
+# pyright: reportMissingImports=false
+
 import sys
 
 import litserve
