@@ -19,6 +19,7 @@ from results_file import dlkit, row
 
 TASK = "image-classification"
 SHARE = "0.8"
+SOFT = ("--temperature", "4", "--distill-weight", "0.9")
 STUDENT = ("--model", "mlp", "-p", "units=32", "-p", "depth=1")
 
 
@@ -50,7 +51,7 @@ def measure(data_dir: str, epochs: int) -> dict[str, Any]:
             "formats": exported["formats"],
             "pruned": trained(folder, "--init-from", lenet["run"], "--prune", SHARE, *half),
             "student": trained(folder, *data, *STUDENT, *limit),
-            "taught": trained(folder, *data, *STUDENT, *limit, "--teacher", lenet["run"]),
+            "taught": trained(folder, *data, *STUDENT, *limit, "--teacher", lenet["run"], *SOFT),
         }
 
 

@@ -231,6 +231,7 @@ def test_stopped_at_either_stage_ends_as_the_whole(
     assert training.weights_hash(resumed) == training.weights_hash(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_an_encoder_starts_from_another_run(dlkit: Runs, npz: Path) -> None:
     data = ["--data", npz]

@@ -328,9 +328,9 @@ def test_a_folder_of_grey_and_colour_is_made_square(dlkit: Runs, here: Path) -> 
 
 
 WAYS = [
-    pytest.param(["--model", "dcgan", *SMALL["dcgan"], "--diff-augment", "translation"], id="dcgan"),
+    pytest.param(["--model", "dcgan", *SMALL["dcgan"], "--diff-augment", "translation"], id="dcgan", marks=pytest.mark.slow),
     pytest.param(["--model", "cgan", *SMALL["cgan"]], id="cgan", marks=pytest.mark.slow),
-    pytest.param(["--model", "gan", "-p", "generator=[16]", "-p", "discriminator=[8]"], id="gan", marks=pytest.mark.slow),
+    pytest.param(["--model", "gan", "-p", "generator=[16]", "-p", "discriminator=[8]"], id="gan"),
     pytest.param(["--model", "vae", *SMALL["vae"], "--binarise", "dynamic"], id="vae", marks=pytest.mark.slow),
     pytest.param(["--model", "ddpm", "-p", "filters=8"], id="ddpm", marks=pytest.mark.slow),
     pytest.param(["--model", "progan", "-p", "latent_dim=6", "-p", "filters=8"], id="progan", marks=pytest.mark.slow),

@@ -72,9 +72,10 @@ class Config:
     teacher: str | None = option(
         None, "Run with the same labels whose answers to learn from.", metavar="RUN"
     )
-    temperature: float = option(4.0, "What softens the answers of --teacher.", above=0)
+    # Of 4 and 0.9, and 2 and 0.5, the better on validation for small students on Fashion-MNIST.
+    temperature: float = option(2.0, "What softens the answers of --teacher.", above=0)
     distill_weight: float = option(
-        0.9, "Weight of --teacher in the loss; the labels have the rest.", minimum=0, maximum=1
+        0.5, "Weight of --teacher in the loss; the labels have the rest.", minimum=0, maximum=1
     )
     freeze_epochs: int | None = option(
         None,
