@@ -93,7 +93,7 @@ class ServedModel:
 
     `metadata` is TensorFlow Serving's `{"signature_def": ...}`, `manifest` what dlkit wrote
     beside the model (None for a foreign one), `example` one request for `serving_default` where
-    there were warm-up requests.
+    there were warm-up requests. `engine` is what runs it, see `load_version`.
     """
 
     name: str
@@ -104,6 +104,7 @@ class ServedModel:
     manifest: dict[str, Any] | None
     example: dict[str, np.ndarray] | None
     loaded: Any  # the variables live as long as this does
+    engine: str = "tensorflow"
 
 
 def find_version(directory: Path) -> Path:
@@ -168,7 +169,9 @@ def load_version(
         signatures = _of_engine(path, engine, threads)
         _warm_zeros(signatures, batch)
         metadata = {"signature_def": {k: _described(s) for k, s in sorted(signatures.items())}}
-        return ServedModel(name, version, path, signatures, metadata, manifest, None, None)
+        return ServedModel(
+            name, version, path, signatures, metadata, manifest, None, None, engine=engine
+        )
     tf = load_tensorflow()
     from google.protobuf.json_format import MessageToDict
     from tensorflow.core.protobuf import saved_model_pb2

@@ -31,7 +31,13 @@ from dlkit.serving.tensors import QUOTED, RequestError, quoted
 MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/([0-9]+))?(?:/(infer|ready))?")
 LENGTH = "Inference-Header-Content-Length"
 EXTENSIONS = ["binary_tensor_data", "parameters", "model_repository"]
-PLATFORM = "tensorflow_savedmodel"  # required_api.md, "Platforms"
+# By engine, as "Platforms" of required_api.md lists them. LiteRT is not listed: its name is made as
+# those are, of a project and a format.
+PLATFORMS = {
+    "tensorflow": "tensorflow_savedmodel",
+    "onnx": "onnx_onnxv1",
+    "litert": "litert_tflite",
+}
 AT_ONCE = 2**16  # bytes that are handled on the event loop: a hop to a thread would take longer
 # Of servables.State, as Triton names them.
 STATES = {"START": "LOADING", "AVAILABLE": "READY", "END": "UNAVAILABLE"}
@@ -124,7 +130,7 @@ class RestV2:
         return {
             "name": name,
             "versions": [str(m.version) for m in reversed(self.service.servables.versions(name))],
-            "platform": PLATFORM,
+            "platform": PLATFORMS[model.engine.partition("-")[0]],
             "inputs": v2_infer.describe(signature.inputs),
             "outputs": v2_infer.describe(signature.outputs),
         }

@@ -9,6 +9,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 from golden_v2_models import CASES, MODELS, Specs, content
+from processes import write_version
 
 from dlkit.serving.app import create_app
 from dlkit.serving.batching import Batching
-from dlkit.serving.model import ServedModel, Signature
+from dlkit.serving.model import ServedModel, Signature, load_version
 from dlkit.serving.servables import Servables
 from dlkit.serving.service import Limits, Service
 from dlkit.serving.tensors import TensorSpec
@@ -177,6 +179,23 @@ def test_signatures_and_types_beyond_the_protocol(connect: Callable[..., Client]
         body = {"inputs": [{"name": "x", "datatype": "BF16", "shape": shape, "data": []}]}
         answer = client.infer(body, "m")
         assert (answer.status_code, "too large" in answer.json()["error"]) == (400, True)
+
+
+def test_the_platform_is_that_of_the_engine(tmp_path: Path, connect: Callable[..., Client]) -> None:
+    pytest.importorskip("onnxruntime")
+    model = load_version("n", write_version(tmp_path, 1), engine="onnx")
+    engines = ("onnx-int8", "litert", "litert-int8")
+    models = [model, *(replace(model, name=engine, engine=engine) for engine in engines)]
+    asked = connect(Servables(models))
+    platforms = {
+        m.name: asked.send("GET", f"/v2/models/{m.name}").json()["platform"] for m in models
+    }
+    assert platforms == {
+        "n": "onnx_onnxv1",
+        "onnx-int8": "onnx_onnxv1",
+        "litert": "litert_tflite",
+        "litert-int8": "litert_tflite",
+    }
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
