@@ -55,7 +55,15 @@ class StoreError(DlkitError):
 
 
 class ServeError(DlkitError):
-    """The server cannot start."""
+    """The server cannot start, or a version cannot be served.
+
+    `code` is what the version's status calls the failure, one of TensorFlow's `error_codes.proto`;
+    where it is empty, `dlkit.serving.codes` looks at the cause.
+    """
+
+    def __init__(self, message: str, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class ExportError(DlkitError):

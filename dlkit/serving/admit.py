@@ -25,6 +25,7 @@ from dlkit.serving.tensors import quoted
 GRAPH = "saved_model.pb"
 # Other forms of a graph, which another server may take instead of the one that was looked at.
 OTHER_GRAPHS = ("saved_model.pbtxt", "saved_model.cpb")
+DENIED = "PERMISSION_DENIED"  # a version's status, see `codes`
 MAX_FILES = 10_000
 MAX_GRAPH = 2**31 - 1  # bytes; protobuf's own limit
 MAX_MANIFEST = 2**24  # bytes
@@ -73,7 +74,7 @@ def admit(path: Path, *, require_manifest: bool = False) -> dict[str, Any] | Non
         refuse_foreign(path)
     check_files(path, links=not require_manifest)
     if not stat.S_ISREG(_mode(graph)):
-        raise ServeError(f"{path} is not a SavedModel: it holds no {GRAPH}")
+        raise ServeError(f"{path} is not a SavedModel: it holds no {GRAPH}", "NOT_FOUND")
     if graph.stat().st_size > MAX_GRAPH:
         raise ServeError(f"{graph} is larger than the {MAX_GRAPH:,} bytes a graph can have")
     manifest = None
@@ -84,7 +85,8 @@ def admit(path: Path, *, require_manifest: bool = False) -> dict[str, Any] | Non
     elif require_manifest:
         raise ServeError(
             f"{path} has no manifest {MANIFEST}, which --require-manifest asks for; write the "
-            "export with dlkit TASK export RUN"
+            "export with dlkit TASK export RUN",
+            "FAILED_PRECONDITION",
         )
     saved = graphs.read(graph)
     for meta_graph in saved.meta_graphs:
@@ -106,7 +108,7 @@ def refuse_foreign(path: Path) -> None:
             held = (
                 f"{path} is no export: it holds {quoted(each.name)}, " if inside else f"{path} is "
             )
-            raise ServeError(f"{held}{kind or 'a file'}; {INSTEAD}")
+            raise ServeError(f"{held}{kind or 'a file'}; {INSTEAD}", "NOT_FOUND")
 
 
 def _ending(path: Path) -> str:
@@ -137,7 +139,7 @@ def check_files(path: Path, *, links: bool) -> None:
             _check_link(each, path, links)
         elif not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
             name = quoted(str(each.relative_to(path)))
-            raise ServeError(f"{path} is refused: {name} is neither a file nor a folder")
+            raise ServeError(f"{path} is refused: {name} is neither a file nor a folder", DENIED)
     for name in OTHER_GRAPHS:
         if (path / name).exists():
             raise ServeError(f"{path} holds {name} beside {GRAPH}: which is the model is unclear")
@@ -152,13 +154,13 @@ def _walk(path: Path) -> Iterator[Path]:
 def _check_link(link: Path, within: Path, accepted: bool) -> None:
     refused = f"{within} is refused: {quoted(str(link.relative_to(within)))} is a link"
     if not accepted:
-        raise ServeError(f"{refused}, which --require-manifest does not accept")
+        raise ServeError(f"{refused}, which --require-manifest does not accept", DENIED)
     try:
         target = link.resolve(strict=True)
     except (OSError, RuntimeError):
-        raise ServeError(f"{refused} that leads nowhere") from None
+        raise ServeError(f"{refused} that leads nowhere", DENIED) from None
     if not target.is_relative_to(within.resolve()):
-        raise ServeError(f"{refused} that leads out of it")
+        raise ServeError(f"{refused} that leads out of it", DENIED)
 
 
 def _mode(path: Path) -> int:
@@ -182,7 +184,7 @@ def check_graph(path: Path, meta_graph: Any, *, listed: bool) -> None:
 
     def refuse(operation: str, within: str, reason: str) -> NoReturn:
         where = f" (in function {quoted(within)})" if within else ""
-        raise ServeError(f"{path} is refused: its graph holds {operation}{where}, {reason}")
+        raise ServeError(f"{path} is refused: its graph holds {operation}{where}, {reason}", DENIED)
 
     known = graphs.functions(meta_graph)
     accepted = operations.ALLOWED | known
@@ -207,8 +209,8 @@ def check_graph(path: Path, meta_graph: Any, *, listed: bool) -> None:
     for asset in meta_graph.asset_file_def:
         name = asset.filename
         if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
-            raise ServeError(f"{path} is refused: its asset {quoted(name)} leads out of it")
+            raise ServeError(f"{path} is refused: its asset {quoted(name)} leads out of it", DENIED)
     classes = {each.registered_name for each in meta_graph.object_graph_def.nodes} - {""}
     if listed and classes - operations.CLASSES:
         name = quoted(min(classes - operations.CLASSES))
-        raise ServeError(f"{path} is refused: it asks for Python's {name}")
+        raise ServeError(f"{path} is refused: it asks for Python's {name}", DENIED)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dlkit.errors import ServeError
+from dlkit.serving.admit import DENIED
 from dlkit.serving.messages import Messages, Schema
 from dlkit.serving.tensors import quoted
 
@@ -56,16 +57,18 @@ def check_onnx(path: Path) -> None:
     try:
         model = MESSAGES.read("Model", path)
     except ValueError as error:
-        raise ServeError(f"{path} is no ONNX file: {error}") from None
+        raise ServeError(f"{path} is no ONNX file: {error}", "DATA_LOSS") from None
     if not model.graph.node:
-        raise ServeError(f"{path} is no ONNX file: it holds no operation")
+        raise ServeError(f"{path} is no ONNX file: it holds no operation", "DATA_LOSS")
     local = {function.domain for function in model.functions}
     for each in _walk(model):
         if each.DESCRIPTOR.name == "Node" and each.domain not in DOMAINS | local:
             name = quoted(f"{each.domain}.{each.op_type}")
-            raise ServeError(f"{path} is refused: its operation {name} is of another library")
+            raise ServeError(
+                f"{path} is refused: its operation {name} is of another library", DENIED
+            )
         if each.DESCRIPTOR.name == "Tensor" and (each.external_data or each.data_location):
-            raise ServeError(f"{path} is refused: some of its data are in another file")
+            raise ServeError(f"{path} is refused: some of its data are in another file", DENIED)
 
 
 def _walk(message: Any) -> Iterator[Any]:
@@ -92,7 +95,7 @@ def check_litert(path: Path) -> None:
     contents = path.read_bytes()
     try:
         if not schema.Model.ModelBufferHasIdentifier(contents, 0):
-            raise ServeError(f"{path} is no LiteRT file")
+            raise ServeError(f"{path} is no LiteRT file", "DATA_LOSS")
         model = schema.Model.GetRootAs(contents, 0)
         custom = [
             code.CustomCode() or b""
@@ -102,9 +105,9 @@ def check_litert(path: Path) -> None:
         ]
         outside = model.ExternalBuffersLength() or model.ExternalBufferGroupsLength()
     except (struct.error, IndexError, TypeError, ValueError):
-        raise ServeError(f"{path} is no LiteRT file, or is cut short") from None
+        raise ServeError(f"{path} is no LiteRT file, or is cut short", "DATA_LOSS") from None
     if custom:
         name = quoted(custom[0].decode("utf-8", "replace"))
-        raise ServeError(f"{path} is refused: its operation {name} is of another library")
+        raise ServeError(f"{path} is refused: its operation {name} is of another library", DENIED)
     if outside:
-        raise ServeError(f"{path} is refused: some of its data are in another file")
+        raise ServeError(f"{path} is refused: some of its data are in another file", DENIED)

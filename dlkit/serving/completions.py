@@ -24,9 +24,9 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from dlkit.serving import bodies
+from dlkit.serving.codes import CODES
 from dlkit.serving.completion_request import FieldError, Wish, parse
 from dlkit.serving.model import ServedModel
-from dlkit.serving.servables import CODES
 from dlkit.serving.service import Service
 from dlkit.serving.streaming import BROKEN, Drawn, TextModel, Unfolding, is_text
 from dlkit.serving.tensors import QUOTED, RequestError

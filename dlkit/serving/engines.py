@@ -83,7 +83,8 @@ def _opened(
         more = " --quantize int8" if int8 else ""
         raise ServeError(
             f"{directory} holds no model for {runtime}{' in int8' if int8 else ''}; make one with: "
-            f"dlkit TASK export RUN --out DIR --format {runtime}{more}"
+            f"dlkit TASK export RUN --out DIR --format {runtime}{more}",
+            "NOT_FOUND",
         )
     try:
         if entry["file"] not in manifest["files"]:

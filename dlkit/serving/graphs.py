@@ -102,9 +102,13 @@ def read(path: Path) -> Any:
     try:
         saved = MESSAGES.read("SavedModel", path)
     except ValueError as error:
-        raise ServeError(f"{path.parent} cannot be loaded as a SavedModel: {error}") from None
+        raise ServeError(
+            f"{path.parent} cannot be loaded as a SavedModel: {error}", "OUT_OF_RANGE"
+        ) from None
     if not saved.meta_graphs:
-        raise ServeError(f"{path.parent} cannot be loaded as a SavedModel: it holds no graph")
+        raise ServeError(
+            f"{path.parent} cannot be loaded as a SavedModel: it holds no graph", "NOT_FOUND"
+        )
     return saved
 
 

@@ -256,7 +256,7 @@ def status(service: Service, request: Any, context: grpc.ServicerContext) -> Any
     for state in service.servables.states(spec.name, version):
         entry = answer.model_version_status.add(version=state.version)
         entry.state = STATUS.ModelVersionStatus.State.Value(state.state)
-        entry.status.error_code = ERRORS.UNKNOWN if state.error else ERRORS.OK
+        entry.status.error_code = ERRORS.Code.Value(state.code)
         entry.status.error_message = state.error
     return answer
 

@@ -6,6 +6,7 @@ import gc
 import logging
 
 from dlkit.errors import DlkitError
+from dlkit.serving.codes import of_failure
 from dlkit.serving.model import load_version
 from dlkit.serving.service import Service
 from dlkit.serving.settings import Settings
@@ -57,7 +58,7 @@ class Loader:
                     failed = True
                     told = str(error) if isinstance(error, DlkitError) else type(error).__name__
                     logger.error("%s: version %d is not served: %s", name, version, told)
-                    servables.mark(name, version, "END", told)
+                    servables.mark(name, version, "END", told, of_failure(error))
                     refused.append(Refusal(name, version, folders[version]))
             self.label(plan, name)
             if not failed:

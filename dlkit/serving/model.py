@@ -178,9 +178,13 @@ def load_version(
 
     try:
         saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
-        graph = next(g for g in saved.meta_graphs if "serve" in g.meta_info_def.tags)
+        graph = next((g for g in saved.meta_graphs if "serve" in g.meta_info_def.tags), None)
+        if graph is None:
+            raise ServeError(f"{path} holds no graph with the tag serve", "NOT_FOUND")
         loaded = tf.saved_model.load(str(path), tags=list(graph.meta_info_def.tags))
         functions = dict(loaded.signatures)
+    except ServeError:
+        raise
     except Exception as error:  # TensorFlow raises nearly anything for a file that is cut short
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ServeError(f"{path} cannot be loaded as a SavedModel: {reason}") from error

@@ -16,16 +16,16 @@ from dlkit.serving.tensors import RequestError
 
 # As in get_model_status.proto.
 State = Literal["START", "LOADING", "AVAILABLE", "UNLOADING", "END"]
-CODES = {400: "INVALID_ARGUMENT", 404: "NOT_FOUND", 500: "INTERNAL", 503: "UNAVAILABLE"}
 
 
 @dataclass(frozen=True)
 class VersionState:
-    """Where a version stands. `error` is empty unless it could not be loaded."""
+    """Where a version stands. `error` is empty unless it could not be loaded, `code` "OK" then."""
 
     version: int
     state: State
     error: str = ""
+    code: str = "OK"
 
 
 class Servables:
@@ -63,10 +63,13 @@ class Servables:
             self._labels = self._labels | {name: labels}
         self.mark(name, version, "END")
 
-    def mark(self, name: str, version: int, state: State, error: str = "") -> None:
-        """Note where a version stands."""
+    def mark(
+        self, name: str, version: int, state: State, error: str = "", code: str = "OK"
+    ) -> None:
+        """Note where a version stands; see `VersionState`."""
+        noted = VersionState(version, state, error, code)
         with self._lock:
-            known = self._states.get(name, {}) | {version: VersionState(version, state, error)}
+            known = self._states.get(name, {}) | {version: noted}
             self._states = self._states | {name: known}
 
     def label(self, name: str, labels: Mapping[str, int]) -> None:

@@ -20,8 +20,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dlkit.serving import bodies, classify, rest
+from dlkit.serving.codes import CODES
 from dlkit.serving.model import ServedModel, Signature
-from dlkit.serving.servables import CODES
 from dlkit.serving.service import Service
 from dlkit.serving.tensors import QUOTED, RequestError
 
@@ -126,10 +126,7 @@ class RestV1:
             {
                 "version": str(state.version),
                 "state": state.state,
-                "status": {
-                    "error_code": "UNKNOWN" if state.error else "OK",
-                    "error_message": state.error,
-                },
+                "status": {"error_code": state.code, "error_message": state.error},
             }
             for state in self.service.servables.states(name, version)
         ]

@@ -21,10 +21,10 @@ from starlette.responses import Response
 import dlkit
 from dlkit.errors import nearest, one_of
 from dlkit.serving import bodies, v2_infer
+from dlkit.serving.codes import CODES
 from dlkit.serving.documents import parse_document
 from dlkit.serving.model import ServedModel, Signature
 from dlkit.serving.rest import DEFAULT_SIGNATURE
-from dlkit.serving.servables import CODES
 from dlkit.serving.service import Service
 from dlkit.serving.tensors import QUOTED, RequestError, quoted
 

@@ -40,7 +40,7 @@ def golden_service(directory: Path) -> Service:
     servables.label("half", {"stable": 123, "canary": 124})
     servables.mark("fleet", 8, "END")
     servables.mark("fleet", 10, "END")
-    servables.mark("broken", 3, "END", "Read less bytes than requested")
+    servables.mark("broken", 3, "END", "Read less bytes than requested", "OUT_OF_RANGE")
     servables.mark("broken", 4, "LOADING")
     return Service(servables, Limits(body=100_000))
 

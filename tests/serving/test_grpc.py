@@ -34,7 +34,7 @@ def service(every_type: Path, tools: Path, pictures: Path) -> Service:
     paths = {"every": every_type, "t": tools, "pic": pictures}
     servables = Servables(load_model(name, path) for name, path in paths.items())
     servables.label("t", {"stable": 10})
-    servables.mark("t", 11, "END", "cut short")
+    servables.mark("t", 11, "END", "cut short", "OUT_OF_RANGE")
     return Service(servables, Limits(body=200_000, decompressed=100_000))
 
 
@@ -178,7 +178,7 @@ def test_metadata_and_status(client: Client) -> None:
         (11, "END", "cut short"),
         (10, "AVAILABLE", ""),
     ]
-    assert [s.status.error_code for s in found] == [2, 0]  # UNKNOWN, OK
+    assert [s.status.error_code for s in found] == [11, 0]  # OUT_OF_RANGE, OK
     asked.model_spec.version_label = "stable"
     assert len(client.models.GetModelStatus(asked, timeout=10).model_version_status) == 1
     for answer, words in (

@@ -243,7 +243,7 @@ WRONG: dict[str, tuple[str, Any, str, Callable[[Any], Any]]] = {
         "status_metadata",
         v1,
         "_indented",
-        lambda right: lambda content: right(content).replace('"UNKNOWN"', '"OK"'),
+        lambda right: lambda content: right(content).replace('"OUT_OF_RANGE"', '"OK"'),
     ),
     "versions as numbers": (
         "status_metadata",
