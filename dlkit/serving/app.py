@@ -14,8 +14,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from dlkit.serving import openapi, page
-from dlkit.serving.completions import Completions, refusal
+from dlkit.serving import openai_errors, openapi, page
+from dlkit.serving.completions import Completions
 from dlkit.serving.guard import Guard
 from dlkit.serving.service import Service
 from dlkit.serving.tensors import QUOTED, RequestError
@@ -55,16 +55,23 @@ def create_app(service: Service, keys: Iterable[str] = ()) -> Any:
         return json_response({"error": error.detail}, error.status_code)
 
     keys = tuple(keys)
-    v1 = RestV1(service)
+    serving = guarded(RestV1(service))
+    completions = guarded(Completions(service), openai_errors.refusal)
+
+    async def v1(request: Request) -> Response:
+        if openai_errors.is_openai(request.scope["path"]):
+            return await openai_errors.not_served(request)
+        return await serving(request)
+
     v2 = RestV2(service)
     app = Starlette(
         routes=[
             Route("/healthz", healthz),
             Route("/metrics", prometheus),
             Route("/monitoring/prometheus/metrics", prometheus),
-            Route("/v1/completions", guarded(Completions(service), refusal), methods=["POST"]),
-            Route("/v1/{path:path}", guarded(v1), methods=METHODS),
-            Route("/V1/{path:path}", guarded(v1), methods=METHODS),  # Serving looks at no case
+            Route(openai_errors.COMPLETIONS, completions, methods=["POST"]),
+            Route("/v1/{path:path}", v1, methods=METHODS),
+            Route("/V1/{path:path}", serving, methods=METHODS),  # Serving looks at no case
             Route("/v2", guarded(v2, error_response), methods=METHODS),
             Route("/v2/{path:path}", guarded(v2, error_response), methods=METHODS),
             *page.routes(service),

@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from dlkit.serving import bodies
+from dlkit.serving import bodies, openai_errors
 from dlkit.serving.codes import CODES
 from dlkit.serving.completion_request import FieldError, Wish, parse
 from dlkit.serving.model import ServedModel
@@ -89,7 +89,7 @@ class Completions:
             param, code = None, None
             if isinstance(error, FieldError):
                 param, code = error.param, error.code
-            return refusal(str(error), error.status, param, code)
+            return openai_errors.refusal(str(error), error.status, param, code)
 
     async def _model(self, name: str) -> TextModel:
         try:
@@ -257,10 +257,10 @@ async def _events(
     except ClientDisconnect:
         return
     except RequestError as error:
-        yield _event(_error(str(error), error.status))
+        yield _event(openai_errors.error(str(error), error.status))
     except Exception as error:  # ours; the message may quote a payload
         logger.error("%s while a text was streamed", type(error).__name__)
-        yield _event(_error(f"Internal error: {type(error).__name__}", 500))
+        yield _event(openai_errors.error(f"Internal error: {type(error).__name__}", 500))
 
 
 class EventStream(StreamingResponse):
@@ -327,17 +327,3 @@ def _usage(used: int, ended: Sequence[Piece]) -> dict[str, int]:
 
 def _event(content: dict[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(content) + b"\n\n"
-
-
-def _error(message: str, status: int, param: str | None = None, code: str | None = None) -> Any:
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    kind = "rate_limit_error" if status == 429 else kind
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
-
-def refusal(
-    message: str, status: int, param: str | None = None, code: str | None = None
-) -> Response:
-    """Return an error in OpenAI's shape."""
-    body = orjson.dumps(_error(message, status, param, code))
-    return Response(body, status, media_type="application/json")

@@ -15,7 +15,7 @@ from pathlib import Path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dlkit.errors import ServeError
-from dlkit.serving import page
+from dlkit.serving import openai_errors, page
 from dlkit.serving.service import Service
 from dlkit.serving.tensors import RequestError
 
@@ -37,9 +37,9 @@ class Guard:
 
     Refuses with 401 what lacks the key (`Authorization: Bearer KEY` or `X-API-Key: KEY`), with 429
     what comes while `Limits.concurrency` requests are being answered, with 503 what comes while the
-    queue is full, with 408 one whose body takes
-    longer than `Limits.timeout` to arrive. Gives each answer an `X-Request-Id`, the client's own
-    where it sent one, and each a line in the log, which holds nothing of the payload.
+    queue is full, with 408 one whose body takes longer than `Limits.timeout` to arrive. Gives each
+    answer an `X-Request-Id`, the client's own where it sent one, and each a line in the log, which
+    holds nothing of the payload.
     """
 
     def __init__(self, app: ASGIApp, service: Service, keys: Iterable[str] = ()) -> None:
@@ -86,12 +86,12 @@ class Guard:
         path = scope["path"]
         counted = path not in UNCOUNTED
         if path not in OPEN and not admitted(headers, self.keys):
-            await refuse(answered, 401, "Unauthorized: a key is needed", b"Bearer")
+            await refuse(answered, path, 401, "Unauthorized: a key is needed", b"Bearer")
         elif counted and self.running >= self.service.limits.concurrency:
-            await refuse(answered, 429, "Too many requests at once; try again")
+            await refuse(answered, path, 429, "Too many requests at once; try again")
         elif counted and scope["method"] == "POST" and self.service.batcher.full():
             # Before the body is read and parsed, which is most of the work.
-            await refuse(answered, 503, "The queue of requests is full; try again")
+            await refuse(answered, path, 503, "The queue of requests is full; try again")
         else:
             self.running += counted
             self.service.metrics.waiting.inc(counted)
@@ -176,9 +176,11 @@ def identity(given: bytes) -> bytes:
     return uuid.uuid4().hex.encode()
 
 
-async def refuse(send: Send, status: int, reason: str, challenge: bytes = b"") -> None:
-    """Answer without asking the models."""
-    body = json.dumps({"error": reason}).encode()
+async def refuse(send: Send, path: str, status: int, reason: str, challenge: bytes = b"") -> None:
+    """Answer without asking the models, in the shape that the path's errors have."""
+    openai = openai_errors.is_openai(path)
+    content = openai_errors.error(reason, status) if openai else {"error": reason}
+    body = json.dumps(content).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     if challenge:
         headers.append((b"www-authenticate", challenge))

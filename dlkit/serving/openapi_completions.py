@@ -114,9 +114,8 @@ def paths() -> Part:
     """Return the path."""
     refused = {
         str(status): {"description": REFUSALS[status], "content": json_of(ref("CompletionError"))}
-        for status in (400, 404, 408, 413, 415, 429, 500, 503, 504)
+        for status in (400, 401, 404, 408, 413, 415, 429, 500, 503, 504)
     }
-    refused["401"] = {"description": REFUSALS[401], "content": json_of(ref("Error"))}
     events: Part = {"text/event-stream": {}}  # OpenAPI 3.1 has no words for what an event holds
     whole = json_of(ref("Completion"))
     example = {"model": "text", "prompt": "Once", "max_tokens": 50, "temperature": 0.8, "seed": 0}

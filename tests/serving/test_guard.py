@@ -154,10 +154,65 @@ def test_a_full_queue_is_told_before_a_body_is_read() -> None:
         assert unread.recv(1000).startswith(b"HTTP/1.1 503 ")
         unread.close()
         assert httpx.get(f"{address}/v1/models/m").status_code == 200
+        told = httpx.post(f"{address}{COMPLETIONS}", json={})
+        assert openai_error(told) == (503, "server_error", None)
         leave.set()
         for thread in asking:
             thread.join()
         assert found == [200, 200]
+
+
+COMPLETIONS = "/v1/completions"
+
+
+def openai_error(answer: httpx.Response) -> tuple[int, str, str | None]:
+    """Return the status, type and code of an error in OpenAI's shape."""
+    assert list(answer.json()) == ["error"], answer.text
+    error = answer.json()["error"]
+    assert list(error) == ["message", "type", "param", "code"]
+    assert error["message"] and "\n" not in error["message"] and error["param"] is None
+    return answer.status_code, error["type"], error["code"]
+
+
+def test_each_protocol_is_refused_in_its_own_shape() -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def answer(x: Any) -> Any:
+        entered.set()
+        assert leave.wait(10)
+        return x
+
+    with serving(keys=("key",)) as (address, _):
+        told = httpx.post(f"{address}{COMPLETIONS}", json={})
+        assert openai_error(told) == (401, "invalid_request_error", "invalid_api_key")
+        assert told.headers["www-authenticate"] == "Bearer"
+        for path in ("/v1/models/m:predict", "/v2/models/m/infer"):
+            told = httpx.post(f"{address}{path}", json={})
+            assert told.json() == {"error": "Unauthorized: a key is needed"}
+
+    with serving(answer, concurrency=1, timeout=0.3) as (address, _):
+        slow = connected(address)
+        slow.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        told = slow.recv(10_000)
+        assert told.startswith(b"HTTP/1.1 408 ")
+        assert json.loads(told.split(b"\r\n\r\n")[1])["error"]["type"] == "invalid_request_error"
+        slow.close()
+        for path, asked in (("/v1/chat/completions", "POST"), ("/v1/files/x%09y", "GET")):
+            told = httpx.request(asked, f"{address}{path}")
+            assert openai_error(told) == (404, "invalid_request_error", "unknown_url")
+        told = httpx.get(f"{address}{COMPLETIONS}")
+        assert openai_error(told) == (405, "invalid_request_error", "method_not_supported")
+        assert told.headers["allow"] == "POST"
+        told = httpx.post(f"{address}{COMPLETIONS}", json={"model": "m", "prompt": ""})
+        assert told.status_code == 404 and told.json()["error"]["param"] == "model"
+        thread = threading.Thread(target=ask, args=(address,))
+        thread.start()
+        assert entered.wait(10)
+        told = httpx.post(f"{address}{COMPLETIONS}", json={})
+        assert openai_error(told) == (429, "rate_limit_error", "rate_limit_exceeded")
+        assert isinstance(ask(address).json()["error"], str)
+        leave.set()
+        thread.join()
 
 
 def test_slow_clients_hold_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
