@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ class Batcher:
             deadline: of `time.monotonic`; a request that has not begun by then is not run.
         Returns:
             A future of the outputs by name. It raises RequestError: what `Signature.run` raises, or
-            504 past the deadline. A cancelled one is not run.
+            504 past the deadline. A cancelled one leaves the queue and is not run.
         Raises:
             RequestError: 503, the queue is full.
         """
@@ -103,7 +104,20 @@ class Batcher:
                 self._pool.submit(self._serve, signature)
             elif self.batching.timeout:
                 self._changed.notify_all()
+        request.future.add_done_callback(partial(self._left, key))
         return request.future
+
+    def _left(self, key: int, future: Future) -> None:
+        """Take a request out of its queue if it was cancelled there."""
+        if not future.cancelled():
+            return
+        with self._changed:
+            queue = self._queues.get(key, deque())
+            for place, request in enumerate(queue):
+                if request.future is future:
+                    del queue[place]
+                    self.waiting -= 1
+                    return
 
     def _serve(self, signature: Signature) -> None:
         """Run a batch of one endpoint, and come again behind what other endpoints have waiting."""

@@ -9,7 +9,8 @@ from dlkit.errors import RunError, ServeError
 from dlkit.serving.tensors import RequestError
 
 # Of an answer, by its HTTP status; UNKNOWN for the others.
-CODES = {400: "INVALID_ARGUMENT", 404: "NOT_FOUND", 500: "INTERNAL", 503: "UNAVAILABLE"}
+CODES = {400: "INVALID_ARGUMENT", 404: "NOT_FOUND", 499: "CANCELLED", 500: "INTERNAL"}
+CODES |= {503: "UNAVAILABLE"}
 # By the number that TensorFlow's exceptions have; 2 is UNKNOWN.
 NUMBERED = {
     1: "CANCELLED", 3: "INVALID_ARGUMENT", 4: "DEADLINE_EXCEEDED", 5: "NOT_FOUND",

@@ -7,6 +7,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from dlkit.serving.service import WAITS_FOR
+
 HEADER_SECONDS = 10.0  # from the connection, or a request's first byte, to its last header
 HEADER_BYTES = 2**16  # of one request, its first line too
 IDLE_SECONDS = 75  # between requests; longer than clients' pools keep a connection
@@ -32,8 +34,10 @@ class Connection(HttpToolsProtocol):
         self.start_clock()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clocks."""
+        """Stop the clocks; what waits for its turn leaves the queue."""
         self.stop_clock()
+        if self.answering() and WAITS_FOR in self.cycle.scope:
+            self.cycle.scope[WAITS_FOR].cancel()
         super().connection_lost(exc)  # resumes writing
         self._unset_keepalive_if_required()
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import MutableMapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +18,8 @@ from dlkit.serving.pixels import check_pixels
 from dlkit.serving.servables import Servables
 from dlkit.serving.tensors import RequestError
 from dlkit.serving.text_limits import check_text
+
+WAITS_FOR = "dlkit.waits_for"  # key of an ASGI scope: the future of its answer
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,28 @@ class Service:
         return self.batcher.submit(endpoint, arrays, rows, time.monotonic() + most)
 
     async def answer(
-        self, model: ServedModel, signature: str, arrays: Arrays, timeout: float | None = None
+        self,
+        model: ServedModel,
+        signature: str,
+        arrays: Arrays,
+        timeout: float | None = None,
+        scope: MutableMapping[str, Any] | None = None,
     ) -> dict[str, np.ndarray]:
-        """Return a request's outputs by name; see `submit`."""
-        return await asyncio.wrap_future(self.submit(model, signature, arrays, timeout))
+        """Return a request's outputs by name; see `submit`.
+
+        Args:
+            scope: ASGI's, of the HTTP request; where its connection ends before the request's turn
+                comes, it leaves the queue.
+        Raises:
+            RequestError: see `submit`; 499, the connection has ended.
+        """
+        future = self.submit(model, signature, arrays, timeout)
+        if scope is not None:
+            scope[WAITS_FOR] = future
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise RequestError("The client has left", 499) from None

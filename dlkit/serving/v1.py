@@ -18,6 +18,7 @@ from urllib.parse import unquote
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from dlkit.serving import bodies, classify, rest
 from dlkit.serving.codes import CODES
@@ -83,9 +84,9 @@ class RestV1:
             body = await bodies.read(request, self.service.limits)
             work = _here if len(body) <= AT_ONCE else asyncio.to_thread
             if verb == "predict":
-                answer = await self._predict(body, find, work)
+                answer = await self._predict(body, find, work, request.scope)
             else:
-                answer = await self._classify(body, find, work, verb)
+                answer = await self._classify(body, find, work, request.scope, verb)
             code = "OK"
         except RequestError as error:
             code = CODES.get(error.status, "UNKNOWN")
@@ -99,22 +100,25 @@ class RestV1:
 
     # In Serving's order, a malformed body is told before an unknown model.
 
-    async def _predict(self, body: bytes, find: Find, work: Work) -> bytes:
+    async def _predict(self, body: bytes, find: Find, work: Work, scope: Scope) -> bytes:
         document = await work(rest.parse_predict, body)
         name = rest.signature_name(document)
         model = find()
         signature = _signature(model, name)
         arrays, by_row = await work(rest.decode_inputs, document, signature.inputs)
-        outputs = await self.service.answer(model, name or rest.DEFAULT_SIGNATURE, arrays)
+        endpoint = name or rest.DEFAULT_SIGNATURE
+        outputs = await self.service.answer(model, endpoint, arrays, scope=scope)
         return rest.encode_outputs(outputs, row_format=by_row)
 
-    async def _classify(self, body: bytes, find: Find, work: Work, verb: str) -> bytes:
+    async def _classify(
+        self, body: bytes, find: Find, work: Work, scope: Scope, verb: str
+    ) -> bytes:
         asked = await work(classify.read, body)
         name = asked.signature or rest.DEFAULT_SIGNATURE
         model = find()
         classify.check_signature(verb, name, model.signatures.get(name))
         arrays = {classify.INPUT: await work(classify.serialized, asked)}
-        outputs = await self.service.answer(model, name, arrays)
+        outputs = await self.service.answer(model, name, arrays, scope=scope)
         encode = classify.classes if verb == "classify" else classify.values
         return encode(outputs, len(asked.examples))
 

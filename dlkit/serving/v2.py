@@ -103,7 +103,9 @@ class RestV2:
                 arrays = await _aside(
                     len(body), v2_infer.decode_inputs, document, binary, signature.inputs
                 )
-            outputs = await self.service.answer(model, options.signature, arrays, options.timeout)
+            outputs = await self.service.answer(
+                model, options.signature, arrays, options.timeout, request.scope
+            )
             answer = {"model_name": name, "model_version": str(model.version)}
             if options.id:
                 answer["id"] = options.id

@@ -121,6 +121,20 @@ def test_what_is_late_or_given_up_is_not_run(doubling: Doubling) -> None:
     assert raised.value.status == 504 and doubling.batches == [1, 1]
 
 
+def test_what_is_given_up_leaves_its_place_to_others(doubling: Doubling) -> None:
+    ask = asking(doubling, max_queue=2)
+    first = ask(0)
+    assert doubling.begun.wait(5)
+    gone, kept = ask(1), ask(2)
+    assert gone.cancel() and not first.cancel()
+    other = ask(3)
+    with pytest.raises(RequestError, match="full"):
+        ask(4)
+    doubling.go.set()
+    assert [f.result(5)["y"][0, 0] for f in (first, kept, other)] == [0, 4, 6]
+    assert doubling.batches == [1, 2]
+
+
 def test_a_batch_waits_for_others_where_a_timeout_says_so(doubling: Doubling) -> None:
     doubling.go.set()
     ask = asking(doubling, timeout=5.0, max_batch=4)

@@ -72,6 +72,14 @@ def connected(address: str) -> socket.socket:
     return made
 
 
+def until(true: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def test_a_key_is_asked_for() -> None:
     with serving(keys=("first-key", "second-key")) as (address, _):
         assert ask(address).status_code == ask(address, X_API_Key="wrong").status_code == 401
@@ -213,6 +221,45 @@ def test_each_protocol_is_refused_in_its_own_shape() -> None:
         assert isinstance(ask(address).json()["error"], str)
         leave.set()
         thread.join()
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/models/m:predict", {"instances": [2.0]}),
+        (
+            "/v2/models/m/infer",
+            {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [2.0]}]},
+        ),
+    ],
+)
+def test_who_goes_away_leaves_the_queue(path: str, body: Any) -> None:
+    entered, leave, seen = threading.Event(), threading.Event(), list[float]()
+
+    def answer(x: Any) -> Any:
+        entered.set()
+        assert leave.wait(10)
+        seen.extend(x.tolist())
+        return x
+
+    with serving(answer) as (address, service):
+        thread = threading.Thread(target=ask, args=(address,))
+        thread.start()
+        assert entered.wait(10)
+        content = json.dumps(body).encode()
+        gone = connected(address)
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
+        gone.sendall(head.encode() + content)
+        until(lambda: service.batcher.waiting == 1)
+        gone.close()
+        until(lambda: service.batcher.waiting == 0)
+        counted = 'request_count{model_name="m",status="CANCELLED"} 1.0'
+        until(lambda: counted in httpx.get(f"{address}/metrics").text)
+        assert 'status="499"} 1.0' in httpx.get(f"{address}/metrics").text
+        leave.set()
+        thread.join()
+        assert ask(address).status_code == 200
+    assert seen == [1.0, 1.0]
 
 
 def test_slow_clients_hold_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

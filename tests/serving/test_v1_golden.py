@@ -88,9 +88,9 @@ def known_inputs_only(right: Any) -> Any:
 def model_first(right: Any) -> Any:
     """Look for the model before the body is parsed."""
 
-    async def predict(self: Any, body: bytes, find: Any, work: Any) -> bytes:
+    async def predict(self: Any, body: bytes, find: Any, *rest: Any) -> bytes:
         find()
-        return await right(self, body, find, work)
+        return await right(self, body, find, *rest)
 
     return predict
 
