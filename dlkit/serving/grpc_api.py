@@ -17,6 +17,7 @@ import grpc
 
 from dlkit.errors import ServeError
 from dlkit.runtime import load_tensorflow
+from dlkit.serving.grpc_health import MOST_WATCHERS, Watching
 from dlkit.serving.guard import REQUEST_ID, access, admitted, identity
 from dlkit.serving.logs import place
 from dlkit.serving.server import bind
@@ -59,13 +60,15 @@ class Method:
 
 @dataclass(frozen=True)
 class GrpcServer:
-    """A server that answers. `port` is the one it listens on."""
+    """A server that answers. `port` is the one it listens on, `watching` its Health.Watch."""
 
     port: int
     server: grpc.Server
+    watching: Watching
 
     def stop(self, grace: float) -> None:
         """Accept nothing more; return when all is answered, or dropped after `grace` seconds."""
+        self.watching.end()
         self.server.stop(grace).wait()
 
 
@@ -91,9 +94,12 @@ def start(
     load_tensorflow()  # whose protos the services need
     from dlkit.serving.grpc_services import methods
 
+    guard = Guard(service, keys)
+    watching = Watching(service, guard.log)
+    threads = service.limits.concurrency + MOST_WATCHERS + SPARE
     server = grpc.server(
-        ThreadPoolExecutor(service.limits.concurrency + SPARE, thread_name_prefix="grpc"),
-        handlers=Guard(service, keys).handlers(methods(service)),
+        ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
+        handlers=[*guard.handlers(methods(service)), watching.handler()],
         options=[
             # Of a compressed message also after it is undone.
             ("grpc.max_receive_message_length", service.limits.body),
@@ -106,7 +112,15 @@ def start(
     except RuntimeError:
         raise ServeError(f"gRPC cannot listen on port {port} of {host}") from None
     server.start()
-    return GrpcServer(chosen, server)
+    return GrpcServer(chosen, server, watching)
+
+
+def as_headers(metadata: Any) -> dict[bytes, bytes]:
+    """Return a call's metadata as HTTP's headers are had."""
+    return {
+        key.encode(): value if isinstance(value, bytes) else value.encode()
+        for key, value in metadata or ()
+    }
 
 
 class Guard:
@@ -135,10 +149,8 @@ class Guard:
 
         def handle(request: bytes, context: grpc.ServicerContext) -> bytes:
             began = time.perf_counter()
-            headers = {
-                key.encode(): value if isinstance(value, bytes) else value.encode()
-                for key, value in context.invocation_metadata() or ()
-            }
+            metadata = context.invocation_metadata() or ()
+            headers = as_headers(metadata)
             code, words, answer = Code.OK, "", b""
             try:
                 answer = self.answer(request, context, path, method, headers)
@@ -149,9 +161,7 @@ class Guard:
             except Exception as error:  # ours; the message may quote a payload and is not logged
                 logger.error("%s", place(error))
                 code, words = Code.INTERNAL, f"Internal error: {type(error).__name__}"
-            self.log(
-                path, code, identity(headers.get(REQUEST_ID, b"")), time.perf_counter() - began
-            )
+            self.log(path, code, metadata, time.perf_counter() - began)
             if code is not Code.OK:
                 context.abort(code, words)
             return answer
@@ -189,8 +199,9 @@ class Guard:
             self.service.metrics.waiting.dec()
             self.free.release()
 
-    def log(self, path: str, code: grpc.StatusCode, name: bytes, seconds: float) -> None:
+    def log(self, path: str, code: grpc.StatusCode, metadata: Any, seconds: float) -> None:
         """Count the request and write its line."""
+        name = identity(as_headers(metadata).get(REQUEST_ID, b""))
         self.service.metrics.responses.labels("grpc", code.name).inc()
         if access.isEnabledFor(logging.INFO):
             entry = {"id": name.decode("latin-1"), "method": "GRPC", "path": path}

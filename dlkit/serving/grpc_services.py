@@ -1,4 +1,4 @@
-"""TensorFlow Serving's PredictionService and ModelService over gRPC, and gRPC's own Health.
+"""TensorFlow Serving's PredictionService and ModelService over gRPC; see `grpc_health` for Health.
 
 By `prediction_service.proto` and `model_service.proto`; words and codes of the errors are those of
 Serving's `predict_util.cc`, `classifier.cc`, `regressor.cc`, `get_model_metadata_impl.cc` and
@@ -20,7 +20,6 @@ from typing import Any
 import grpc
 import numpy as np
 from google.protobuf import empty_pb2, json_format
-from grpc_health.v1 import health_pb2
 from tensorflow.core.protobuf import error_codes_pb2
 from tensorflow_serving.apis import (
     classification_pb2,
@@ -32,6 +31,7 @@ from tensorflow_serving.apis import (
 
 from dlkit.serving import classify as examples
 from dlkit.serving.grpc_api import CODES, Code, Method
+from dlkit.serving.grpc_health import HEALTH, check
 from dlkit.serving.grpc_tensors import from_proto, to_proto
 from dlkit.serving.model import ServedModel
 from dlkit.serving.rest import DEFAULT_SIGNATURE
@@ -45,13 +45,11 @@ CLASSIFICATION: Any = classification_pb2
 REGRESSION: Any = regression_pb2
 METADATA: Any = get_model_metadata_pb2
 STATUS: Any = get_model_status_pb2
-HEALTH: Any = health_pb2
 EMPTY: Any = empty_pb2
 ERRORS: Any = error_codes_pb2
 
 PREDICTION = "/tensorflow.serving.PredictionService/"
 MODEL = "/tensorflow.serving.ModelService/"
-SERVICES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
 
 
 def methods(service: Service) -> dict[str, Method]:
@@ -259,19 +257,6 @@ def status(service: Service, request: Any, context: grpc.ServicerContext) -> Any
         entry.status.error_code = ERRORS.Code.Value(state.code)
         entry.status.error_message = state.error
     return answer
-
-
-def check(service: Service, request: Any, context: grpc.ServicerContext) -> Any:
-    """Answer Health.Check, by gRPC's `doc/health-checking.md`.
-
-    Raises:
-        RequestError: there is no such service.
-    """
-    if request.service not in SERVICES:
-        raise RequestError(f"There is no service {request.service[:QUOTED]}", 404)
-    ready = not service.draining and service.servables.ready()
-    states = HEALTH.HealthCheckResponse
-    return states(status=states.SERVING if ready else states.NOT_SERVING)
 
 
 def find(service: Service, request: Any) -> ServedModel:

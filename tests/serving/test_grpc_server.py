@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from grpc_client import HEALTH, STATUS, Client, Code, request
 from dlkit.errors import ServeError
 from dlkit.serving import grpc_api
 from dlkit.serving.batching import Batching
+from dlkit.serving.grpc_health import MOST_WATCHERS
 from dlkit.serving.model import ServedModel, Signature
 from dlkit.serving.servables import Servables
 from dlkit.serving.service import Limits, Service
@@ -92,6 +95,48 @@ def test_keys() -> None:
             assert told.value.code() is Code.UNAUTHENTICATED
         assert client.health.Check(HEALTH.HealthCheckRequest(), timeout=5).status == 1
     server.stop(0)
+
+
+def told_or_code(watched: Any) -> Iterator[Any]:
+    """Yield the states that are told, then the code of the end."""
+    with contextlib.suppress(grpc.RpcError):
+        for told in watched:
+            yield told.status
+    yield watched.code()
+
+
+def test_health_is_watched() -> None:
+    service = slow_service(threading.Event())
+    server = grpc_api.start(service, "127.0.0.1", 0, keys=("key",))
+    states = HEALTH.HealthCheckResponse
+
+    def watch(client: Client, name: str = "") -> Any:
+        return client.health.Watch(HEALTH.HealthCheckRequest(service=name), timeout=30)
+
+    with Client(server.port) as client:
+        watched = watch(client, "tensorflow.serving.PredictionService")
+        unknown = watch(client, "no")
+        assert next(watched).status == states.SERVING
+        assert next(unknown).status == states.SERVICE_UNKNOWN
+        service.servables.mark("other", 1, "LOADING")
+        assert next(watched).status == states.NOT_SERVING
+        service.servables.put(replace(service.servables.find("slow"), name="other"))
+        assert next(watched).status == states.SERVING
+
+        more = [watch(client) for _ in range(MOST_WATCHERS)]
+        refused = [each for each in more if next(told_or_code(each)) is Code.RESOURCE_EXHAUSTED]
+        assert len(refused) == 2
+        for each in (*more, unknown):
+            each.cancel()
+
+        service.draining = True
+        assert next(watched).status == states.NOT_SERVING
+        began = time.monotonic()
+        server.stop(20)
+        assert time.monotonic() - began < 5  # who only watches keeps no server from ending
+        assert list(told_or_code(watched)) == [Code.OK]
+    text = service.metrics.text().decode()
+    assert 'responses_total{protocol="grpc",status="RESOURCE_EXHAUSTED"}' in text
 
 
 def test_crowd_and_drain() -> None:
