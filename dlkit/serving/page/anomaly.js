@@ -30,7 +30,7 @@ function verdict(model, answer) {
   const asked = rate == null ? "" : ` Asked for were alarms on ${100 * rate} % of normal examples.`;
   return [
     el("p", { class: `verdict ${answer.is_anomaly ? "alarm" : "calm"}` }, answer.is_anomaly ? "Anomaly" : "Normal"),
-    el("p", {}, `Score ${short(answer.score)}, p-value ${short(answer.p_value)}: the share of normal examples with that score or more.${limit}${asked}`),
+    el("p", {}, `Score ${short(answer.score)}, p-value ${short(answer.p_value, 3)}: the share of normal examples with that score or more.${limit}${asked}`),
   ];
 }
 

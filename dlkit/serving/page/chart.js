@@ -5,7 +5,7 @@ import { el, short, svg } from "./dom.js";
 const [WIDEST, NARROWEST, HEIGHT, LEFT, BOTTOM, TOP] = [720, 240, 240, 56, 24, 8];
 
 /**
- * Draw a series.
+ * Draw a series, anew whenever the window's width changes.
  *
  * @param {object} given
  * @param {number[]} given.history what was seen
@@ -15,12 +15,23 @@ const [WIDEST, NARROWEST, HEIGHT, LEFT, BOTTOM, TOP] = [720, 240, 240, 56, 24, 8
  * @param {number[]} [given.spikes] at least 0, one for each of the history: drawn from below
  * @param {string} given.label what is told in place of the drawing
  */
-export function chart({ history, forecast = [], lower = [], upper = [], spikes = [], label }) {
+export function chart(given) {
+  let drawn = draw(given);
+  window.addEventListener("resize", function again() {
+    if (!drawn.isConnected) return window.removeEventListener("resize", again);
+    const before = drawn;
+    drawn = draw(given);
+    before.replaceWith(drawn);
+  });
+  return drawn;
+}
+
+function draw({ history, forecast = [], lower = [], upper = [], spikes = [], label }) {
   const all = [...history, ...forecast, ...lower, ...upper].filter(Number.isFinite);
   let [low, high] = [Math.min(...all), Math.max(...all)];
   if (!(high > low)) [low, high] = [low - 1, high + 1];
   const count = history.length + forecast.length;
-  // As wide as there is room now, so that the words keep their size on a telephone.
+  // As wide as there is room, so that the words keep their size on a telephone.
   const width = Math.min(WIDEST, Math.max(NARROWEST, document.documentElement.clientWidth - 80));
   const bar = spikes.length ? (width - LEFT - 8) / count : 0;
   const x = (i) => LEFT + bar / 2 + ((width - LEFT - 8 - bar) * i) / Math.max(1, count - 1);

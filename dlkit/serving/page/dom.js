@@ -41,17 +41,23 @@ export function field(label, input, hint) {
 /** Return a table with a column of bars: rows are [name, value in [0, largest], text of the value]. */
 export function bars(caption, rows) {
   const largest = Math.max(...rows.map((row) => row[1]), 1e-12);
+  const brief = rows.every(([name]) => name.length <= 4);
   const body = rows.map(([name, value, text]) => {
     const bar = el("div", { class: "bar" });
     bar.style.width = `${(100 * Math.max(value, 0)) / largest}%`;
-    return el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, bar), el("td", { class: "number" }, text));
+    return el("tr", {}, el("th", { scope: "row" }, ...breakable(name)), el("td", {}, bar), el("td", { class: "number" }, text));
   });
-  return el("table", { class: "bars", "aria-label": caption }, el("tbody", {}, ...body));
+  return el("table", { class: brief ? "bars brief" : "bars", "aria-label": caption }, el("tbody", {}, ...body));
+}
+
+/** Let a name such as `mean_radius` go on in another line after what joins its words. */
+function breakable(name) {
+  return name.split(/(?<=_)/).flatMap((part, i) => (i ? [el("wbr"), part] : [part]));
 }
 
 /** Write a number in a few digits. */
-export function short(value) {
+export function short(value, digits = 5) {
   if (value == null || !Number.isFinite(value)) return "not a number";
   const size = Math.abs(value);
-  return size !== 0 && (size >= 1e6 || size < 1e-3) ? value.toExponential(2) : String(Number(value.toPrecision(5)));
+  return size !== 0 && (size >= 1e6 || size < 1e-3) ? value.toExponential(2) : String(Number(value.toPrecision(digits)));
 }
