@@ -11,8 +11,11 @@ directory can write a manifest.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +23,7 @@ from typing import Any, NoReturn
 from dlkit.errors import ServeError
 from dlkit.export import MANIFEST, read_manifest
 from dlkit.serving import graphs, operations
-from dlkit.serving.tensors import quoted
+from dlkit.serving.tensors import QUOTED, quoted
 
 GRAPH = "saved_model.pb"
 # Other forms of a graph, which another server may take instead of the one that was looked at.
@@ -97,6 +100,26 @@ def admit(path: Path, *, require_manifest: bool = False) -> dict[str, Any] | Non
     ):
         raise ServeError(f"{path} is not of the kind that dlkit exports: TensorFlow 2, one graph")
     return manifest
+
+
+@contextlib.contextmanager
+def private_copy(path: Path) -> Iterator[Path]:
+    """Copy a version's folder to where only this user can change it, for as long as the block runs.
+
+    A file that is checked and then read could have been changed between the two.
+
+    Raises:
+        ServeError: it holds a link or what is neither file nor folder, or cannot be copied.
+    """
+    with tempfile.TemporaryDirectory(prefix="dlkit-serve-") as folder:
+        copy = Path(folder, path.name)
+        try:
+            check_files(path, links=False)
+            shutil.copytree(path, copy, symlinks=True)
+        except OSError as error:  # copytree's own has a list of all that went wrong
+            reason = error.strerror or str(error).partition("\n")[0][:QUOTED]
+            raise ServeError(f"{path} cannot be copied to be checked: {reason}") from error
+        yield copy
 
 
 def refuse_foreign(path: Path) -> None:

@@ -6,18 +6,18 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dlkit.errors import ServeError
+from dlkit.errors import DlkitError, ServeError
 from dlkit.runtime import load_tensorflow
-from dlkit.serving.admit import admit, refuse_foreign
+from dlkit.serving.admit import admit, private_copy, refuse_foreign
 from dlkit.serving.grpc_tensors import from_proto
 from dlkit.serving.tensors import DTYPES, RequestError, TensorSpec
-from dlkit.serving.text_edges import with_strings
+from dlkit.serving.text_edges import TOKENIZER, with_strings
 
 logger = logging.getLogger("dlkit.serving")
 
@@ -93,7 +93,8 @@ class ServedModel:
 
     `metadata` is TensorFlow Serving's `{"signature_def": ...}`, `manifest` what dlkit wrote
     beside the model (None for a foreign one), `example` one request for `serving_default` where
-    there were warm-up requests. `engine` is what runs it, see `load_version`.
+    there were warm-up requests. `engine` is what runs it, see `load_version`, `tokenizer` the JSON
+    of a text generator's.
     """
 
     name: str
@@ -105,6 +106,7 @@ class ServedModel:
     example: dict[str, np.ndarray] | None
     loaded: Any  # the variables live as long as this does
     engine: str = "tensorflow"
+    tokenizer: str | None = None
 
 
 def find_version(directory: Path) -> Path:
@@ -156,15 +158,37 @@ def load_version(
             run what the export holds for them, and load no TensorFlow.
         threads: of an engine other than TensorFlow, whose threads are the process's.
         batch: rows up to which batches are warmed.
-        require_manifest: whether a model that does not come from dlkit is refused.
+        require_manifest: whether a model that does not come from dlkit is refused. What is
+            checked is then a copy that nobody else can change, and so is what is loaded.
     Raises:
         RunError: a file is not what the manifest says.
         ServeError: not a SavedModel, a broken one, one that `admit` refuses, one without
             signatures, or a warm-up request that fails.
     """
-    manifest = admit(path, require_manifest=require_manifest)
-    logger.info("%s: loading %s", name, path)
     version = int(path.name) if version is None else version
+    logger.info("%s: loading %s", name, path)
+    if not require_manifest:
+        return _loaded(name, path, version, admit(path), engine, threads, batch)
+    with private_copy(path) as copy:
+        try:
+            manifest = admit(copy, require_manifest=True)
+            model = _loaded(name, copy, version, manifest, engine, threads, batch)
+        except DlkitError as error:
+            error.args = (str(error).replace(str(copy), str(path)),)
+            raise
+    return replace(model, path=path)
+
+
+def _loaded(
+    name: str,
+    path: Path,
+    version: int,
+    manifest: dict[str, Any] | None,
+    engine: str,
+    threads: int,
+    batch: int,
+) -> ServedModel:
+    """Load what was admitted; nothing of it is read later."""
     if engine != "tensorflow":
         signatures = _of_engine(path, engine, threads)
         _warm_zeros(signatures, batch)
@@ -204,11 +228,16 @@ def load_version(
         for key, function in sorted(functions.items())
     }
     example = _warm_up(name, path, signatures, batch)
+    tokenizer = None
+    if manifest is not None and "tokenizer" in manifest and (path / TOKENIZER).is_file():
+        tokenizer = (path / TOKENIZER).read_text(encoding="utf-8")
     if manifest is not None and manifest.get("tokenizer") == "bpe":
         with_strings(path, signatures, described)
         example = None  # it holds tokens
     metadata = {"signature_def": described}
-    return ServedModel(name, version, path, signatures, metadata, manifest, example, loaded)
+    return ServedModel(
+        name, version, path, signatures, metadata, manifest, example, loaded, tokenizer=tokenizer
+    )
 
 
 def _of_engine(path: Path, engine: str, threads: int) -> dict[str, Signature]:

@@ -14,7 +14,6 @@ from dlkit.runtime import load_tensorflow
 from dlkit.serving.model import ServedModel, Signature
 from dlkit.serving.service import Service
 from dlkit.serving.tensors import TensorSpec
-from dlkit.serving.text_edges import TOKENIZER
 
 # What is given for each row beside the endpoint's own inputs; see `dlkit.drawing.choose`.
 DRAW = {
@@ -55,9 +54,8 @@ class TextModel:
     def __init__(self, model: ServedModel) -> None:
         from dlkit.data.tokenizers import from_json
 
-        assert model.manifest is not None
-        made = (model.path / TOKENIZER).read_text(encoding="utf-8")
-        self.tokenizer = from_json(json.loads(made))
+        assert model.manifest is not None and model.tokenizer is not None
+        self.tokenizer = from_json(json.loads(model.tokenizer))
         self.start: int = model.manifest["start"]
         self.context: int | None = model.manifest["context"]
         self.limit: int | None = model.manifest["limit"]
@@ -115,7 +113,7 @@ class TextModel:
 
 def is_text(model: ServedModel) -> bool:
     """Say whether a model goes on with text, token by token."""
-    return "tokenizer" in (model.manifest or {}) and {"prefill", "step"} <= model.signatures.keys()
+    return model.tokenizer is not None and {"prefill", "step"} <= model.signatures.keys()
 
 
 def told(how: Sampled, place: int) -> dict[str, np.ndarray]:

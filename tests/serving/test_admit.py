@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
 import shutil
+import stat
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from processes import write_version
 
 from dlkit.errors import DlkitError, ServeError
 from dlkit.export import checksums
 from dlkit.runtime import load_tensorflow
 from dlkit.serving import admit as admission
-from dlkit.serving import graphs, operations
+from dlkit.serving import graphs, model, operations
 from dlkit.serving.admit import admit
 from dlkit.serving.messages import SCALARS
 
@@ -359,3 +364,46 @@ def test_links_that_stay_inside_are_for_models_without_a_manifest(version: Path)
     )
     with pytest.raises(ServeError, match="not a SavedModel"):
         admit(version)
+
+
+def test_what_was_checked_is_what_is_loaded(
+    version: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    admitted: list[Path] = []
+
+    def admit_and_change(path: Path, **how: Any) -> Any:
+        manifest = admit(path, **how)
+        admitted.append(path)
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        (version / "saved_model.pb").write_bytes(b"another")
+        return manifest
+
+    monkeypatch.setattr(model, "admit", admit_and_change)
+    loaded = model.load_version("pic", version, require_manifest=True)
+    pixels = {"pixels": np.full((1, 2, 2, 1), 255, np.uint8)}
+    assert loaded.signatures["from_pixels"].run(pixels)["label"].tolist() == [b"light"]
+    assert loaded.path == version and version not in admitted
+    with pytest.raises(DlkitError, match=r"saved_model.pb is not what its manifest says") as told:
+        model.load_version("pic", version, require_manifest=True)
+    assert f"the export {version} was altered" in str(told.value)
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_copy_that_cannot_be_made_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = write_version(tmp_path, 1)
+
+    def full(*paths: Any, **how: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copytree", full)
+    words = "cannot be copied to be checked: No space left on device"
+    with pytest.raises(ServeError, match=words):
+        model.load_version("n", version, engine="onnx", require_manifest=True)
+    (version / "away").symlink_to("/etc/passwd")
+    with pytest.raises(ServeError, match="is a link"):
+        model.load_version("n", version, engine="onnx", require_manifest=True)

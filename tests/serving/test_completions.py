@@ -24,7 +24,6 @@ from dlkit.serving.model import ServedModel, Signature, by_row, load_model
 from dlkit.serving.servables import Servables
 from dlkit.serving.service import Limits, Service
 from dlkit.serving.tensors import RequestError, TensorSpec
-from dlkit.serving.text_edges import TOKENIZER
 
 SCRIPT = "caf\u00e9 \u20ac5 \U0001f600 END of it. "
 
@@ -59,15 +58,12 @@ class Scripted:
 
     def __init__(
         self,
-        folder: Path,
         seconds: float = 0.0,
         fails: tuple[int, Exception] | None = None,
         limit: int | None = None,
     ) -> None:
         self.steps, self.seconds, self.fails = 0, seconds, fails
         self.widths, self.prompts = list[int](), list[bytes]()
-        (folder / "assets.extra").mkdir(parents=True)
-        (folder / TOKENIZER).write_text(json.dumps(ByteTokenizer().to_json()))
         row, number = TensorSpec("int32", (None,)), TensorSpec("float", (None, 256))
         outputs = {"logits": number, "state_00": row, "state_01": row}
         prefill = {"tokens": TensorSpec("int32", (None, None)), "lengths": row}
@@ -77,7 +73,10 @@ class Scripted:
             "step": Signature(step, outputs, self.step, batchable=by_row(step, outputs)),
         }
         about = {"tokenizer": "byte", "start": 0, "context": limit, "limit": limit}
-        self.served = ServedModel("s", 1, folder, signatures, {}, about, None, None)
+        self.served = ServedModel(
+            "s", 1, Path(), signatures, {}, about, None, None,
+            tokenizer=json.dumps(ByteTokenizer().to_json()),
+        )  # fmt: skip
 
     def prefill(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         self.prompts.append(bytes(arrays["tokens"][0].tolist()))
@@ -99,8 +98,8 @@ class Scripted:
 
 
 @pytest.fixture(scope="module")
-def scripted(tmp_path_factory: pytest.TempPathFactory) -> Scripted:
-    return Scripted(tmp_path_factory.mktemp("scripted") / "1")
+def scripted() -> Scripted:
+    return Scripted()
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +156,8 @@ def test_stops_and_characters_of_several_tokens(app: Any, scripted: Scripted) ->
     assert nothing["usage"]["completion_tokens"] == 0
 
 
-def test_a_full_context_is_made_anew_from_its_last_half(tmp_path: Path) -> None:
-    ending = Scripted(tmp_path / "1", limit=8)
+def test_a_full_context_is_made_anew_from_its_last_half() -> None:
+    ending = Scripted(limit=8)
     app = create_app(Service(Servables([ending.served])))
     text = asked(app, {"model": "s", "prompt": "0123456789", "max_tokens": 12}).json()
     written = text["choices"][0]["text"]
@@ -241,9 +240,9 @@ def test_what_says_what_is_done_anyway_is_accepted(app: Any) -> None:
 
 
 @pytest.fixture
-def slow(tmp_path: Path) -> Scripted:
+def slow() -> Scripted:
     """Steps of 20 ms."""
-    return Scripted(tmp_path / "1", seconds=0.02)
+    return Scripted(seconds=0.02)
 
 
 @pytest.fixture
@@ -282,6 +281,7 @@ def test_a_client_that_goes_away_ends_its_text(
 
 def test_texts_are_written_side_by_side_within_bounds(slow: Scripted) -> None:
     app = create_app(Service(Servables([slow.served]), batching=Batching(max_queue=20)))
+    asked(app, {"model": "s", "max_tokens": 1})  # opens the tokenizer; none comes first by that
 
     async def exchange() -> list[httpx.Response]:
         transport = httpx.ASGITransport(app=app)
@@ -297,12 +297,12 @@ def test_texts_are_written_side_by_side_within_bounds(slow: Scripted) -> None:
     assert refused.json()["error"]["type"] == "rate_limit_error"
 
 
-def test_what_fails_midway_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_fails_midway_is_told(caplog: pytest.LogCaptureFixture) -> None:
     for reason, kind, words in (
         (RequestError("full", 503), "server_error", "full"),
         (ValueError("SECRET"), "server_error", "Internal error: ValueError"),
     ):
-        failing = Scripted(tmp_path / kind / words / "1", fails=(3, reason))
+        failing = Scripted(fails=(3, reason))
         app = create_app(Service(Servables([failing.served])))
         wish = {"model": "s", "max_tokens": 9}
         *pieces, last = asked(app, wish | {"stream": True}).text.removesuffix("\n\n").split("\n\n")
