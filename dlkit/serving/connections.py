@@ -66,7 +66,9 @@ class Connection(HttpToolsProtocol):
         self.in_headers, self.header_bytes = True, 0
 
     def on_response_complete(self) -> None:
-        """Give the rest of a body that was refused unread some time."""
+        """Give the rest of a body that was refused unread some time; drop what came of it."""
+        if self.cycle.response_complete:  # else it is the next request's already
+            self.cycle.body.clear()
         super().on_response_complete()
         if not self.in_headers and self.clock is None:
             self.start_clock()

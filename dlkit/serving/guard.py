@@ -88,9 +88,11 @@ class Guard:
         if path not in OPEN and not admitted(headers, self.keys):
             await refuse(answered, path, 401, "Unauthorized: a key is needed", b"Bearer")
         elif counted and self.running >= self.service.limits.concurrency:
+            self.service.refused = time.monotonic()
             await refuse(answered, path, 429, "Too many requests at once; try again")
         elif counted and scope["method"] == "POST" and self.service.batcher.full():
             # Before the body is read and parsed, which is most of the work.
+            self.service.refused = time.monotonic()
             await refuse(answered, path, 503, "The queue of requests is full; try again")
         else:
             self.running += counted

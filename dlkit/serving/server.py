@@ -23,6 +23,7 @@ import uvicorn
 
 from dlkit.errors import ServeError
 from dlkit.runtime import load_tensorflow
+from dlkit.serving.accepting import Acceptor
 from dlkit.serving.announce import announcement, reachable
 from dlkit.serving.app import create_app
 from dlkit.serving.connections import IDLE_SECONDS, Connection
@@ -39,6 +40,7 @@ DRAIN_SECONDS = 1.0  # how long /healthz can be seen to fail before the port clo
 STOP_SECONDS = 25.0  # how long accepted requests may take after that
 ACCEPT_SECONDS = 0.05  # in which what waits on a port that is closing is accepted
 BACKLOG = 2048
+TRIM_SECONDS = 1.0  # after the last refusal
 SO_ATTACH_FILTER = 26  # of Linux
 
 
@@ -227,6 +229,18 @@ class Server(uvicorn.Server):
         self.service, self.worker, self.grpc = service, worker, grpc
         self.signalled: float | None = None
         self.interrupted = False
+        self.acceptors: list[Acceptor] = []
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept connections; uvicorn itself is given none of the ports."""
+        await super().startup(sockets=[])
+
+        def protocol() -> Connection:
+            return Connection(
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+
+        self.acceptors = [Acceptor(listener, protocol) for listener in sockets or []]
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain; uvicorn would close the port at once and raise the signal again."""
@@ -241,11 +255,15 @@ class Server(uvicorn.Server):
         self.service.draining = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Close the port some time after readiness failed."""
+        """Close the port some time after readiness failed; tidy up after an overload."""
         if self.service.draining and self.signalled is None:  # before the signal was minded here
             self.signalled = time.monotonic()
         if self.signalled is not None and time.monotonic() > self.signalled + DRAIN_SECONDS:
             self.should_exit = True
+        refused = self.service.refused
+        if refused is not None and time.monotonic() > refused + TRIM_SECONDS:
+            self.service.refused = None
+            await asyncio.to_thread(trim)
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -253,6 +271,8 @@ class Server(uvicorn.Server):
         for listener in sockets or []:
             refuse_new(listener)
         await asyncio.sleep(ACCEPT_SECONDS)
+        for acceptor in self.acceptors:
+            await acceptor.stop()
         grace = 0.0 if self.force_exit else STOP_SECONDS
         rest = asyncio.to_thread(self.grpc.stop, grace) if self.grpc else asyncio.sleep(0)
         await asyncio.gather(super().shutdown(sockets), rest)
@@ -304,6 +324,16 @@ def run(
         logging.getLogger("dlkit.serving").warning("a model still computes; its answer is dropped")
         leave(130 if server.interrupted else 0)
     return server.interrupted
+
+
+def trim() -> None:
+    """Give the system back what is free between the pieces of memory in use, where it is glibc's.
+
+    After an overload that is what its bodies took, a fifth of a worker's memory, and glibc keeps it.
+    """
+    release = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if release is not None:
+        release(0)
 
 
 def leave(code: int) -> None:

@@ -48,6 +48,7 @@ class Service:
     """The state of a server, shared by its protocols.
 
     `draining` is set by the signal that ends it: readiness fails, requests are still answered.
+    `refused` is when a request was last refused for too many others (`time.monotonic`).
     """
 
     servables: Servables
@@ -55,6 +56,7 @@ class Service:
     batching: Batching = field(default_factory=Batching)
     metrics: Metrics = field(default_factory=Metrics)
     draining: bool = False
+    refused: float | None = None
 
     def __post_init__(self) -> None:
         self.batcher = Batcher(self.batching)
