@@ -237,6 +237,7 @@ def test_answers_what_it_promises(row: Row) -> None:
         ("usad", {"encoder": []}, SpecError, "got an empty list; accepted: widths such as"),
         ("autoencoder", {"encoder": [8, 0]}, OptionError, "-p encoder: got 0; accepted: at least"),
         ("autoencoder", {"encoder": 8}, OptionError, "-p encoder: got 8"),
+        ("denoising-autoencoder", {"noise": 1.5}, OptionError, "accepted: 0 to 1"),
         ("denoising-autoencoder", {"masked": 1.0}, OptionError, "accepted: at least 0, below 1"),
         ("sparse-autoencoder", {"target": 1.5}, SpecError, "got 1.5; accepted: above 0, below 1"),
         ("autoencodr", {}, OptionError, "did you mean 'autoencoder'?"),

@@ -303,6 +303,29 @@ def test_nlinear_is_a_linear_map_of_the_window_less_its_last_value(basis: str) -
     )
 
 
+def test_noise_on_the_window_is_ridge_regression() -> None:
+    """In the mean over the noise, least squares has the penalty noise**2 for each window's square."""
+    noise, rng = 0.5, np.random.default_rng(0)
+    past = rng.standard_normal((512, 6)).astype(np.float32)
+    past -= past[:, -1:]
+    truth = past @ rng.standard_normal((6, 2)).astype(np.float32)
+    small = SeriesSpec((6, 1), 1, horizon=2)
+    net = models.build(FORECASTING, "nlinear", small, {"noise": noise})
+    quiet = models.build(FORECASTING, "nlinear", small)
+    rate = keras.optimizers.schedules.InverseTimeDecay(0.2, 20, 1)
+    net.compile(keras.optimizers.SGD(rate), "mse")
+    net.fit(past[..., None], truth[..., None], batch_size=512, epochs=150, verbose=0)
+    quiet.set_weights(net.get_weights())
+    found = net.predict(past[..., None], verbose=0)[..., 0]
+    np.testing.assert_array_equal(found, quiet.predict(past[..., None], verbose=0)[..., 0])
+    penalised = past.T @ past + noise**2 * len(past) * np.eye(6)
+    np.testing.assert_allclose(
+        found, past @ np.linalg.solve(penalised, past.T @ truth), atol=0.1 * float(truth.std())
+    )
+    plain = past @ np.linalg.lstsq(past, truth, rcond=None)[0]
+    assert np.abs(found - plain).max() > 0.3 * float(truth.std())
+
+
 def test_hidden_layers_beside_a_linear_map_start_at_nothing() -> None:
     (x,) = inputs_of(spec())
     model = models.build(FORECASTING, "mlp", spec(), {"instance_norm": "none", "basis": "steps"})

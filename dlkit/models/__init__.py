@@ -84,8 +84,10 @@ RAW_PIXELS = {"applications"}
 # Ranges of parameters, by name; other whole numbers are at least 1, other numbers above 0.
 SHARES = {"dropout", "head_dropout", "label_dropout", "masked", "stochastic_depth"}
 FROM_ZERO = {
-    "beta", "guidance", "identity", "input_noise", "l1", "l2", "noise", "whitening", ("mlp", "depth"),
+    "beta", "guidance", "identity", "input_noise", "l1", "l2", "whitening", ("mlp", "depth"),
 }  # fmt: skip
+# What Keras adds as noise has at most this deviation.
+MOST_NOISE = 1.0
 # What an annotation may name; evaluated without any builtins.
 ANNOTATIONS = {
     "int": int, "float": float, "bool": bool, "str": str, "list": list, "tuple": tuple,
@@ -247,6 +249,8 @@ def _within(builder: str, name: str, value: Any) -> None:
             continue
         if name in SHARES:
             accepted, holds = "at least 0, below 1", 0 <= each < 1
+        elif name == "noise":
+            accepted, holds = f"0 to {MOST_NOISE:g}", 0 <= each <= MOST_NOISE
         elif name in FROM_ZERO or (builder, name) in FROM_ZERO:
             accepted, holds = "at least 0", 0 <= each < float("inf")
         elif isinstance(each, int):

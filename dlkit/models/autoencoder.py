@@ -96,7 +96,7 @@ def denoising_autoencoder(
         spec: see `DetectorSpec`; any kind.
         encoder: widths of the layers down to the code, which is the last; the decoder mirrors them.
         activation: nonlinearity of the hidden layers.
-        noise: deviation of the Gaussian noise added, in deviations of a prepared feature, at least 0.
+        noise: deviation of the Gaussian noise added, in deviations of a prepared feature, 0 to 1.
         masked: share of the features set to 0, in [0, 1).
     Returns:
         A `keras.Model` from prepared float32 `(b, *input_shape)` to a reconstruction of that shape.

@@ -23,6 +23,7 @@ def mlp(
     skip: bool = True,
     basis: Basis = "cosines",
     instance_norm: Literal["none", "last", "standard"] = "standard",
+    noise: float = 0.0,
 ) -> keras.Model:
     """Multilayer perceptron on the whole window, beside a linear map of it.
 
@@ -39,6 +40,7 @@ def mlp(
         instance_norm: how each target of a window is normalised, and its forecast given back: "none",
             "last" (its last value subtracted), "standard" (its mean subtracted, divided by its
             deviation).
+        noise: deviation of the noise added to the normalised window in training, 0 to 1.
     Returns:
         A `keras.Model` from scaled float32 `window` `(b, lookback, channels)`, with covariates
         `future` `(b, horizon, future)` and `static` `(b, static)`, to `(b, horizon, targets)`, with
@@ -65,4 +67,4 @@ def mlp(
             y = layers.Add(name="sum")([y, past])
         return y
 
-    return forecaster(spec, body, instance_norm=instance_norm, name="mlp")
+    return forecaster(spec, body, instance_norm=instance_norm, name="mlp", noise=noise)

@@ -19,6 +19,7 @@ def forecaster(
     *,
     instance_norm: InstanceNorm,
     name: str,
+    noise: float = 0.0,
 ) -> keras.Model:
     """Make a forecasting model around a body.
 
@@ -36,13 +37,17 @@ def forecaster(
         instance_norm: "none", "last" (the last value is subtracted) or "standard" (mean subtracted,
             divided by the deviation).
         name: of the model.
+        noise: deviation of what is added in training to each step of a target's window, normalised;
+            0 to 1. For a linear map it is ridge regression with `noise**2` as the penalty per
+            window; a net on top of it is held smooth in the same way.
     Returns:
         A `keras.Model` from scaled float32 `window` `(b, lookback, channels)`, and where the spec
         has them `future` `(b, horizon, future)` and `static` `(b, static)`, to the forecast, of
         shape `(b, *spec.output_shape)`, scaled as the window is.
     Reference:
         Kim et al. 2022, "Reversible instance normalization", without the affine part; channel
-        independence after Nie et al. 2023, arXiv:2211.14730.
+        independence after Nie et al. 2023, arXiv:2211.14730; noise as a penalty after Bishop 1995,
+        Neural Computation 7.
     """
     lookback, channels = spec.input_shape
     targets, levels = spec.outputs, max(1, len(spec.quantiles))
@@ -67,6 +72,8 @@ def forecaster(
         x = ops.reshape(
             ops.transpose(x, (0, 2, 1)), (-1, lookback, 1)
         )  # (b * targets, lookback, 1)
+    if noise:
+        x = layers.GaussianNoise(noise, name="noise")(x)
     if rest is not None:
         x = ops.concatenate([x, each(rest)], axis=-1)
     values = levels * (1 if apart else targets)

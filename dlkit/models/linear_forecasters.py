@@ -27,6 +27,7 @@ def linear(
     *,
     basis: Basis = "cosines",
     instance_norm: Literal["none", "last", "standard"] = "none",
+    noise: float = 0.0,
 ) -> keras.Model:
     """Linear forecaster: every step of the horizon is a weighted sum of the window.
 
@@ -37,6 +38,8 @@ def linear(
         instance_norm: how each target of a window is normalised, and its forecast given back: "none",
             "last" (its last value subtracted), "standard" (its mean subtracted, divided by its
             deviation).
+        noise: deviation of the noise added to the normalised window in training, 0 to 1: ridge
+            regression with its square as the penalty.
     Returns:
         A `keras.Model` from scaled float32 `window` `(b, lookback, channels)`, with covariates
         `future` `(b, horizon, future)` and `static` `(b, static)`, to `(b, horizon, targets)`, with
@@ -48,7 +51,7 @@ def linear(
     def body(x: Any, values: int) -> Any:
         return linear_map(in_basis(x, basis), spec.horizon, values, "linear")
 
-    return forecaster(spec, body, instance_norm=instance_norm, name="linear")
+    return forecaster(spec, body, instance_norm=instance_norm, name="linear", noise=noise)
 
 
 def nlinear(
@@ -56,6 +59,7 @@ def nlinear(
     *,
     basis: Basis = "cosines",
     instance_norm: Literal["none", "last", "standard"] = "last",
+    noise: float = 0.0,
 ) -> keras.Model:
     """NLinear: a linear map of the window less its last value, which is then added back.
 
@@ -63,6 +67,7 @@ def nlinear(
         spec: see `SeriesSpec`; any lookback and horizon.
         basis: as for `linear`.
         instance_norm: as for `linear`; "last" is what makes it NLinear.
+        noise: as for `linear`.
     Returns:
         As for `linear`.
     Reference:
@@ -72,7 +77,7 @@ def nlinear(
     def body(x: Any, values: int) -> Any:
         return linear_map(in_basis(x, basis), spec.horizon, values, "linear")
 
-    return forecaster(spec, body, instance_norm=instance_norm, name="nlinear")
+    return forecaster(spec, body, instance_norm=instance_norm, name="nlinear", noise=noise)
 
 
 def dlinear(
@@ -80,6 +85,7 @@ def dlinear(
     *,
     kernel_size: int = 25,
     instance_norm: Literal["none", "last", "standard"] = "none",
+    noise: float = 0.0,
 ) -> keras.Model:
     """DLinear: the trend (a moving average) and what remains, each through a linear map.
 
@@ -87,6 +93,7 @@ def dlinear(
         spec: see `SeriesSpec`; any lookback and horizon.
         kernel_size: steps of the moving average, at least 1; the window's ends are repeated for it.
         instance_norm: as for `linear`.
+        noise: as for `linear`.
     Returns:
         As for `linear`.
     Reference:
@@ -108,4 +115,4 @@ def dlinear(
             ]
         )
 
-    return forecaster(spec, body, instance_norm=instance_norm, name="dlinear")
+    return forecaster(spec, body, instance_norm=instance_norm, name="dlinear", noise=noise)
