@@ -120,7 +120,7 @@ def swaps_row(folder: Path, each: int) -> dict[str, Any]:
     subprocess.run(making, check=True, env=ENVIRONMENT)
     move(staged / "1", served)
     body = request(folder / "body.json", rows=3)
-    ratios, loading = [], []
+    ratios, loading, rates = [], [], []
     with ours(served, "--workers", 2, "--poll", 0.2) as server:
         load(server, PREDICT, body, connections=CONNECTIONS, seconds=5)
         for number in range(rounds):
@@ -143,12 +143,12 @@ def swaps_row(folder: Path, each: int) -> dict[str, Any]:
             lost += found["lost"]
             bodies += sum(n for text, n in found["bodies"] if mixed(text))
             rows = np.load(times)
-            steady = p99(rows, [(start - 1.5, start) for start, _ in spans])
+            before = [(start - 1.5, start) for start, _ in spans]
+            rates.append(round(float(np.sum(within(rows, before))) / (1.5 * each), 1))
+            steady = p99(rows, before)
             ratios.append(p99(rows, [(end, end + 1.0) for _, end in spans]) / steady)
             loading.append(p99(rows, spans) / steady)
-            print(
-                f"round {number + 1}: {found['per_second']} a second, p99 {steady:.1f} ms,", end=" "
-            )
+            print(f"round {number + 1}: {rates[-1]} a second, p99 {steady:.1f} ms,", end=" ")
             print(f"after {ratios[-1]:.2f}, while loading {loading[-1]:.2f} times", flush=True)
         ready, retired = server.said("is ready"), server.said("is retired")
         if len(retired) != 2 * (last - 1) or len(ready) != 2 * last:
@@ -157,6 +157,7 @@ def swaps_row(folder: Path, each: int) -> dict[str, Any]:
         "swaps": last - 1,
         "failed_requests": statuses + lost,
         "answers_that_mix_versions": bodies,
+        "steady_per_second_by_round": rates,
         "p99_after_over_steady": round(statistics.median(ratios), 2),
         "p99_after_over_steady_range": [round(min(ratios), 2), round(max(ratios), 2)],
         "p99_while_loading_over_steady": round(statistics.median(loading), 2),
@@ -171,10 +172,16 @@ def mixed(text: str) -> bool:
 
 def p99(rows: np.ndarray, spans: list[tuple[float, float]]) -> float:
     """Return the 99th percentile, in ms, of the requests answered in some spans of time."""
+    kept = within(rows, spans)
+    return float(np.percentile(1000 * (rows[kept, 1] - rows[kept, 0]), 99))
+
+
+def within(rows: np.ndarray, spans: list[tuple[float, float]]) -> np.ndarray:
+    """Mark the requests answered in some spans of time."""
     kept = np.zeros(len(rows), bool)
     for start, end in spans:
         kept |= (rows[:, 1] >= start) & (rows[:, 1] < end)
-    return float(np.percentile(1000 * (rows[kept, 1] - rows[kept, 0]), 99))
+    return kept
 
 
 def drain_row(folder: Path, times: int) -> dict[str, Any]:
@@ -237,7 +244,7 @@ def kill_row(folder: Path, seconds: float) -> dict[str, Any]:
 def overload_row(folder: Path, seconds: float) -> dict[str, Any]:
     """Ask ten times what it carries; say what came back, what it held, and when it was as before."""
     export, body = lenet(folder), request(folder / "body.json", rows=32)
-    limits = ("--max-concurrency", 128, "--max-queue", 64)
+    limits = ("--max-concurrency", 32, "--max-queue", 16)  # a third of a second's work
     with ours(export, "--workers", 2, "--no-watch", *limits) as server:
 
         def closed(length: float) -> dict[str, Any]:
@@ -255,14 +262,16 @@ def overload_row(folder: Path, seconds: float) -> dict[str, Any]:
         time.sleep(1.0)
         after = closed(4.0)  # of the five seconds in which it is to be as before
         left = server.megabytes()
+    sent = (sum(found["statuses"].values()) + found["lost"]) / seconds
     return {
         "carried_per_second": before["per_second"],
         "asked_per_second": round(rate, 1),
-        "sent_per_second": round((sum(found["statuses"].values()) + found["lost"]) / seconds, 1),
+        "sent_per_second": round(sent, 1),
+        "sent_over_carried": round(sent / before["per_second"], 2),
         "statuses": found["statuses"],
         "lost": found["lost"],
         "most_in_flight": max(in_flight),
-        "most_allowed_in_flight": 256,
+        "most_allowed_in_flight": 64,
         "p99_of_answered_ms": found.get("p99_ms"),
         "carried_after": after["per_second"],
         "p99_before_ms": before["p99_ms"],

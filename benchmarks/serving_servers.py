@@ -33,7 +33,9 @@ class Running:
 
     Attributes:
         port: it listens on.
-        lines: of its log, each with the moment it came (`time.monotonic`).
+        lines: of its log, each with the moment it came (`time.monotonic`), without those of
+            single requests: they would be hundreds of thousands, and to look through them every
+            10 ms, as is done here for what a server says, would take most of a core from it.
     """
 
     def __init__(self, command: list[Any], port: int, health: str) -> None:
@@ -60,7 +62,8 @@ class Running:
     def _read(self) -> None:
         assert self.process.stderr
         for line in self.process.stderr:
-            self.lines.append((time.monotonic(), line))
+            if '"method": ' not in line:
+                self.lines.append((time.monotonic(), line))
 
     def log(self) -> str:
         """Return the end of the log."""
