@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import keras
 import numpy as np
@@ -174,15 +174,17 @@ def fit(
             taught=taught,
         )
 
-    @tf.function
-    def test() -> None:
-        for batch in cast(tf.data.Dataset, validation):
-            model.test_step(batch)
+    # One trace for all sizes of batches. The loop over them stays outside: AutoGraph, which would
+    # convert it, unrolls it without end where this file has changed since it was imported.
+    @tf.function(input_signature=None if callable(validation) else [validation.element_spec])
+    def test(batch: Any) -> None:
+        model.test_step(batch)
 
     def validate(logs: dict[str, float]) -> Validated:
         if callable(validation):
             return validation(logs)
-        test()
+        for batch in validation:
+            test(batch)
         return Validated(results())
 
     def results() -> dict[str, float]:
