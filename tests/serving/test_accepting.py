@@ -1,14 +1,18 @@
-"""Connections that wait on a port are taken in few turns of the event loop, however long those are."""
+"""A process under more load than it carries: what waits on its port, and its memory afterwards."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import platform
 import socket
 
+import psutil
+import pytest
 import uvloop
 
 from dlkit.serving.accepting import MOST_AT_ONCE, Acceptor
+from dlkit.serving.server import trim
 
 WAITING = 300
 
@@ -56,3 +60,13 @@ def test_stopping_takes_what_waits_and_nothing_after_it() -> None:
         for _ in range(9):
             stack.enter_context(socket.create_connection(listener.getsockname()))
         uvloop.run(stopped(listener))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators give it back")
+def test_what_is_free_between_pieces_in_use_goes_back() -> None:
+    pieces = [bytearray(20_000) for _ in range(4000)]  # each too small to be mapped by itself
+    held = [piece for number, piece in enumerate(pieces) if number % 20 == 19]
+    del pieces
+    before = psutil.Process().memory_info().rss
+    trim()
+    assert before - psutil.Process().memory_info().rss > 40e6, len(held)
