@@ -205,7 +205,7 @@ def test_every_export_answers_as_its_detector_in_a_process_without_dlkit(
         model.fit(*data.arrays(data.train.at) * 2, epochs=3, verbose=0, shuffle=False)
         detector = Detector([model], data)
         target = tmp_path / row.model / "1"
-        tf.saved_model.save(detector, str(target), signatures=detector.signatures())
+        export.write(detector, target)
         exports.append((target, *held_out(detector)))
         sizes.append(scales(detector))
     names = {name for size in sizes for name in size}

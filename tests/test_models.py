@@ -252,7 +252,7 @@ def test_every_export_answers_as_its_model_in_a_process_without_dlkit(
         model = models.build(row.task, row.model, data().spec, row.params)
         endpoints = ImageClassifier(model, data())
         target = tmp_path / row.model / "1"
-        tf.saved_model.save(endpoints, str(target), signatures=endpoints.signatures())
+        export.write(endpoints, target)
         exports.append((target, *held_out(model, data(), 8)))
     assert max(export.check(admitted(exports))) <= 1e-5
 

@@ -255,7 +255,7 @@ def test_every_export_answers_as_its_model_in_a_process_without_dlkit(
         else:
             endpoints = PictureGenerator(model, 10)
             requests, expected = endpoints.held_out(pixels, np.arange(5))
-        tf.saved_model.save(endpoints, str(target), signatures=endpoints.signatures())
+        export.write(endpoints, target)
         exports.append((target, requests, expected))
     assert max(export.check(admitted(exports), {"pixels": np.array(1e5)})) <= 1e-5
 

@@ -202,7 +202,7 @@ def test_every_export_answers_as_its_model_in_a_process_without_dlkit(
         model = perturbed(row)
         endpoints = TextGenerator(model, tokenizer, 0)
         target = tmp_path / row.model / "1"
-        tf.saved_model.save(endpoints, str(target), signatures=endpoints.signatures())
+        export.write(endpoints, target)
         exports.append((target, *requests_and_answers(model, tokenizer, 0, texts, 30)))
     assert max(export.check(admitted(exports))) <= 1e-5
 

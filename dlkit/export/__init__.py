@@ -57,15 +57,12 @@ def save(
     import tensorflow as tf
 
     from dlkit.export.warmup import write_warmup
-    from dlkit.runtime import silent_stderr
 
     working = directory.with_name(directory.name + ".partial")
     shutil.rmtree(working, ignore_errors=True)
     target = working / "1"
     try:
-        signatures = endpoints.signatures()
-        with silent_stderr():
-            tf.saved_model.save(endpoints, str(target), signatures=signatures)
+        signatures = write(endpoints, target)
         (worst,) = check([(target, requests, expected)], scales)
         write_warmup(target, {name: _first(rows) for name, rows in requests.items()})
         manifest = {
@@ -98,6 +95,27 @@ def save(
     finally:
         shutil.rmtree(working, ignore_errors=True)
     return manifest
+
+
+def write(endpoints: Any, target: Path) -> dict[str, Any]:
+    """Write a SavedModel of endpoints alone, and return the concrete function of each by name.
+
+    What is written holds the variables of the module and not the module: of each `tf.function` on
+    it, TensorFlow would trace and keep another graph beside the endpoint's own.
+
+    Args:
+        endpoints: see `save`.
+        target: the folder.
+    """
+    import tensorflow as tf
+
+    from dlkit.runtime import silent_stderr
+
+    signatures, kept = endpoints.signatures(), tf.Module()
+    kept.model_variables = list(endpoints.variables)
+    with silent_stderr():
+        tf.saved_model.save(kept, str(target), signatures=signatures)
+    return signatures
 
 
 def check(
