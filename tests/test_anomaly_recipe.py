@@ -19,6 +19,7 @@ from dlkit import tracking
 from dlkit.data.anomaly_tables import load_table
 from dlkit.detection.thresholds import threshold
 from dlkit.errors import DataError
+from dlkit.evaluation.anomaly import ranking
 from dlkit.models import MODELS
 
 TASK = "anomaly-detection"
@@ -125,6 +126,21 @@ def test_odd_columns_are_told_and_harmless(tmp_path: Path) -> None:
 
     given = {k: tf.constant(v.tolist() if v.dtype == object else v) for k, v in unseen.items()}
     np.testing.assert_array_equal(np.array(data.preprocess(given))[0, -3:], [0, 0, 1])
+
+
+@pytest.mark.parametrize("levels", [2, 7, 1000])
+def test_scores_are_ranked_as_scikit_learn_does(levels: int) -> None:
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        y = np.arange(40) < generator.integers(1, 40)
+        y, score = generator.permutation(y).astype(int), generator.integers(0, levels, 40) / 8
+        found = ranking(y, score)
+        assert found["auroc"] == pytest.approx(roc_auc_score(y, score))
+        assert found["average_precision"] == pytest.approx(average_precision_score(y, score))
+        first = sorted(range(40), key=lambda i: -score[i])[: y.sum()]
+        assert found["precision_at_k"] == pytest.approx(y[first].mean())
 
 
 @pytest.mark.parametrize("method", ["quantile", "mad", "pot"])

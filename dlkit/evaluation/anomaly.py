@@ -18,15 +18,22 @@ def ranking(y: np.ndarray, score: np.ndarray) -> dict[str, float]:
     Args:
         y: 1 for an anomaly, 0 for a normal example, `(n,)`, both kinds there.
         score: larger being stranger, `(n,)`.
+    Returns:
+        What scikit-learn's `roc_auc_score` and `average_precision_score` do, whose checks alone take
+        milliseconds where a bootstrap asks a thousand times.
     """
-    from sklearn.metrics import average_precision_score, roc_auc_score
-
-    k = int(y.sum())
-    highest = np.argsort(-score, kind="stable")[:k]
+    highest = np.argsort(-score, kind="stable")
+    hits = np.cumsum(y[highest] == 1)
+    # Examples of the same score are told apart by no threshold: they count at the last of them.
+    ends = np.flatnonzero(np.diff(score[highest], append=-np.inf))
+    true, raised, k = hits[ends], ends + 1, int(hits[-1])
+    rises = np.diff(true, prepend=0)
+    false = np.concatenate([[0], raised - true])
+    area = np.sum(np.diff(false) * (true - rises / 2.0))
     return {
-        "auroc": float(roc_auc_score(y, score)),
-        "average_precision": float(average_precision_score(y, score)),
-        "precision_at_k": float(y[highest].mean()),
+        "auroc": float(area / (k * (len(y) - k))),
+        "average_precision": float(np.sum(rises * true / raised) / k),
+        "precision_at_k": float(hits[k - 1] / k),
     }
 
 
