@@ -325,6 +325,19 @@ def test_noise_on_the_window_is_ridge_regression() -> None:
     assert np.abs(found - plain).max() > 0.3 * float(truth.std())
 
 
+@pytest.mark.parametrize(
+    ("model", "params"),
+    [("linear", {}), ("nlinear", {}), ("mlp", {"activation": "tanh", "instance_norm": "last"})],
+)
+def test_without_biases_a_window_upside_down_is_forecast_upside_down(
+    model: str, params: dict[str, Any]
+) -> None:
+    (x,) = inputs_of(spec())
+    net = perturbed(Row(model, 0, {}), spec(), bias=False, **params)
+    assert not any(weight.name == "bias" for weight in net.weights)
+    np.testing.assert_allclose(forecast(net, [-x]), -forecast(net, [x]), atol=1e-5)
+
+
 def test_hidden_layers_beside_a_linear_map_start_at_nothing() -> None:
     (x,) = inputs_of(spec())
     model = models.build(FORECASTING, "mlp", spec(), {"instance_norm": "none", "basis": "steps"})

@@ -24,6 +24,7 @@ def mlp(
     basis: Basis = "cosines",
     instance_norm: Literal["none", "last", "standard"] = "standard",
     noise: float = 0.0,
+    bias: bool = True,
 ) -> keras.Model:
     """Multilayer perceptron on the whole window, beside a linear map of it.
 
@@ -41,6 +42,9 @@ def mlp(
             "last" (its last value subtracted), "standard" (its mean subtracted, divided by its
             deviation).
         noise: deviation of the noise added to the normalised window in training, 0 to 1.
+        bias: let layers have biases. Without them, and with an odd activation such as tanh, a window
+            turned upside down is forecast upside down, and a flat one flat: what drifts in the training
+            span alone is not learned.
     Returns:
         A `keras.Model` from scaled float32 `window` `(b, lookback, channels)`, with covariates
         `future` `(b, horizon, future)` and `static` `(b, static)`, to `(b, horizon, targets)`, with
@@ -54,16 +58,20 @@ def mlp(
         x = in_basis(x, basis)
         y = layers.Flatten(name="flat")(x)  # (n, lookback * features)
         for i in range(1, depth + 1):
-            y = layers.Dense(units, activation, kernel_initializer="he_normal", name=f"hidden_{i}")(
-                y
-            )
+            y = layers.Dense(
+                units,
+                activation,
+                use_bias=bias,
+                kernel_initializer="he_normal",
+                name=f"hidden_{i}",
+            )(y)
             y = layers.Dropout(dropout, name=f"hidden_{i}_dropout")(y)
         # Beside a linear map the hidden layers start at nothing: noise of theirs would be learned.
         beside = skip and depth > 0
         start = "zeros" if beside else "glorot_uniform"
-        y = linear_map(y, spec.horizon, values, "head", start)  # (n, horizon, values)
+        y = linear_map(y, spec.horizon, values, "head", start, bias)  # (n, horizon, values)
         if beside:
-            past = linear_map(x, spec.horizon, values, "skip")
+            past = linear_map(x, spec.horizon, values, "skip", bias=bias)
             y = layers.Add(name="sum")([y, past])
         return y
 

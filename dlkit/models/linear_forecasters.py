@@ -13,12 +13,17 @@ from dlkit.models.forecaster import forecaster
 
 
 def linear_map(
-    x: Any, horizon: int, values: int, name: str, initializer: str = "glorot_uniform"
+    x: Any,
+    horizon: int,
+    values: int,
+    name: str,
+    initializer: str = "glorot_uniform",
+    bias: bool = True,
 ) -> Any:
-    """Map all of `(n, lookback, features)` to `(n, horizon, values)` by one matrix and a bias."""
+    """Map all of `(n, lookback, features)` to `(n, horizon, values)` by one matrix, and a bias."""
     if len(x.shape) == 3:
         x = layers.Flatten(name=f"{name}_flat")(x)
-    y = layers.Dense(horizon * values, kernel_initializer=initializer, name=name)(x)
+    y = layers.Dense(horizon * values, use_bias=bias, kernel_initializer=initializer, name=name)(x)
     return layers.Reshape((horizon, values), name=f"{name}_steps")(y)
 
 
@@ -28,6 +33,7 @@ def linear(
     basis: Basis = "cosines",
     instance_norm: Literal["none", "last", "standard"] = "none",
     noise: float = 0.0,
+    bias: bool = True,
 ) -> keras.Model:
     """Linear forecaster: every step of the horizon is a weighted sum of the window.
 
@@ -40,6 +46,8 @@ def linear(
             deviation).
         noise: deviation of the noise added to the normalised window in training, 0 to 1: ridge
             regression with its square as the penalty.
+        bias: let each step of the horizon have a constant of its own. It is the drift of the training
+            span, in a normalised window; over a long horizon it may do harm.
     Returns:
         A `keras.Model` from scaled float32 `window` `(b, lookback, channels)`, with covariates
         `future` `(b, horizon, future)` and `static` `(b, static)`, to `(b, horizon, targets)`, with
@@ -49,7 +57,7 @@ def linear(
     """
 
     def body(x: Any, values: int) -> Any:
-        return linear_map(in_basis(x, basis), spec.horizon, values, "linear")
+        return linear_map(in_basis(x, basis), spec.horizon, values, "linear", bias=bias)
 
     return forecaster(spec, body, instance_norm=instance_norm, name="linear", noise=noise)
 
@@ -60,6 +68,7 @@ def nlinear(
     basis: Basis = "cosines",
     instance_norm: Literal["none", "last", "standard"] = "last",
     noise: float = 0.0,
+    bias: bool = True,
 ) -> keras.Model:
     """NLinear: a linear map of the window less its last value, which is then added back.
 
@@ -67,7 +76,7 @@ def nlinear(
         spec: see `SeriesSpec`; any lookback and horizon.
         basis: as for `linear`.
         instance_norm: as for `linear`; "last" is what makes it NLinear.
-        noise: as for `linear`.
+        noise, bias: as for `linear`.
     Returns:
         As for `linear`.
     Reference:
@@ -75,7 +84,7 @@ def nlinear(
     """
 
     def body(x: Any, values: int) -> Any:
-        return linear_map(in_basis(x, basis), spec.horizon, values, "linear")
+        return linear_map(in_basis(x, basis), spec.horizon, values, "linear", bias=bias)
 
     return forecaster(spec, body, instance_norm=instance_norm, name="nlinear", noise=noise)
 
