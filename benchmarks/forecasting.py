@@ -34,7 +34,8 @@ ASKED_LSTM = {96: 0.42, 192: 0.46, 336: 0.49, 720: 0.50}
 # with biases and without. `gru` on the validation span: 128 and 256 units, dropouts of 0.3 and 0.5,
 # lookbacks of 336, 512 and 720, three rates and two losses; `lstm` takes what was chosen for it.
 MLP = ("-p", "depth=1", "-p", "activation=tanh", "-p", "dropout=0.7", "--weight-decay", "2")
-RIDGE = ("--lookback", "336", "-p", "instance_norm=last", "-p", "bias=false", "--batch-size", "128")
+RIDGE = ("--lookback", "336", "-p", "instance_norm=last", "-p", "bias=false", "--batch-size", "128",
+         "--keep", "last")  # fmt: skip
 RECURRENT = ("--lookback", "336", "-p", "units=256", "-p", "dropout=0.5", "--epochs", "10")
 LONG = {
     "mlp": (*RIDGE, *MLP, "-p", "noise=0.4", "--learning-rate", "0.01", "--epochs", "12"),

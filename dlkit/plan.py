@@ -35,8 +35,8 @@ class Position:
         time_limit, epochs: the limits that `total` was made for.
         step_seconds, epoch_seconds: measured cost of a step, and of an epoch's end.
         best: validation metric and negated loss of the best epoch so far.
-        best_epoch: that epoch, from 1; 0 before the first.
-        wait: epochs since then.
+        best_epoch: the epoch whose weights are kept, from 1: that one, or the last; 0 before the first.
+        wait: epochs since the best.
         good_step: the step of the last good state: the end of the last epoch, or 0.
         first_loss: the loss of the first batch, before anything was learnt.
         retries: how often training went back because it diverged.

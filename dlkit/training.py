@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -57,6 +57,7 @@ def fit(
     on_epoch: Callable[[int, dict[str, float]], None],
     ema: float | None = None,
     micro_batch: int | None = None,
+    keep: Literal["best", "last"] = "best",
     monitor_gradients: bool = False,
     freeze: steps.Freeze | None = None,
     precision: str = "float32",
@@ -67,7 +68,7 @@ def fit(
     on_save: Callable[[], None] = lambda: None,
     quiet: bool = False,
 ) -> Position:
-    """Train a compiled model, from its checkpoint if there is one, and leave the best weights in it.
+    """Train a compiled model, from its checkpoint if there is one, and leave the weights to keep in it.
 
     The good state is that at the end of the last epoch, or at the start. Training goes back to it,
     with half the learning rate, where it diverges: where the loss, the validation loss or a
@@ -93,6 +94,9 @@ def fit(
         patience: epochs without a better `monitor` before training ends, or None for never.
         monitor: validation metric that picks the best epoch, larger being better but of "loss";
             equals are told apart by the validation loss.
+        keep: leave the weights of the "best" epoch, or of the "last". The best of many noisy scores
+            is partly luck, and before the rate has fallen weights are noisy too: where the validation
+            span is unlike what comes after it, the last may be better.
         path: the checkpoint file. Written at the start, every 30 seconds, when the plan changes, on
             SIGINT or SIGTERM, and at the end.
         on_epoch: called as `(epoch from 1, logs)` after each epoch.
@@ -257,11 +261,12 @@ def fit(
         epoch = math.ceil(at.step / steps_per_epoch)
         better = -1.0 if monitor == "loss" else 1.0
         score = (better * logs[f"val_{monitor}"], -logs["val_loss"])
-        if at.best is None or score > at.best:
-            at.best, at.best_epoch, at.wait = score, epoch, 0
-            best = [np.array(v) for v in model.variables]
+        if improved := at.best is None or score > at.best:
+            at.best, at.wait = score, 0
         else:
             at.wait += 1
+        if improved or keep == "last":
+            at.best_epoch, best = epoch, [np.array(v) for v in model.variables]
         if freeze is not None and freeze.holds(at.step - 1):
             at.wait = 0
         steps.put_back(held, model)

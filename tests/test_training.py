@@ -123,6 +123,25 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     return trained
 
 
+@pytest.mark.parametrize(("keep", "epoch"), [("best", 1), ("last", 4)])
+def test_the_best_epoch_is_kept_or_the_last(tmp_path: Path, keep: str, epoch: int) -> None:
+    """The monitored error falls, and larger is taken for better: the first epoch is the best."""
+    nets: list[keras.Model] = []
+    hashes: list[str] = []
+
+    def build() -> keras.Model:
+        nets.append(linear())
+        return nets[0]
+
+    def note(*_: Any) -> None:
+        hashes.append(training.weights_hash(nets[0]))
+
+    found, position, _ = fit(build, tmp_path / "checkpoint.npz", keep=keep, on_epoch=note)
+    assert position.best_epoch == epoch
+    assert found == hashes[epoch - 1]
+    assert len(set(hashes)) == 4
+
+
 def kill_after(saves: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a run end as if killed right after its checkpoint was written so many times."""
     save, count = checkpoint.save, 0

@@ -99,7 +99,12 @@ class Config:
         None,
         "Epochs without a lower validation loss before training ends.",
         minimum=1,
-        shown=f"{DEFAULT_PATIENCE}, or never under a time limit",
+        shown=f"{DEFAULT_PATIENCE}, or never under a time limit or to keep the last",
+    )
+    keep: str = option(
+        "best",
+        "Keep the weights of the epoch that validates best, or of the last, when the rate has fallen.",
+        choices=("best", "last"),
     )
     monitor_gradients: bool = option(
         False,

@@ -142,7 +142,7 @@ def fitted(
         model = compiled_model(config, data.spec)
     stream, validation, batch_size = streams(config, data)
     steps_per_epoch = len(data.starts("train")[0]) // batch_size
-    limited = config.time_limit is not None
+    limited, last = config.time_limit is not None, config.keep == "last"
     usual = max(DEFAULT_EPOCHS, -(-DEFAULT_STEPS // steps_per_epoch))
     position = training.fit(
         model,
@@ -155,8 +155,9 @@ def fitted(
         schedule=config.schedule,
         learning_rate=config.learning_rate or LEARNING_RATE,
         warmup=config.warmup,
-        patience=config.patience or (None if limited else DEFAULT_PATIENCE),
+        patience=config.patience or (None if limited or last else DEFAULT_PATIENCE),
         monitor="loss",
+        keep="last" if last else "best",
         ema=config.ema,
         monitor_gradients=config.monitor_gradients,
         precision=config.precision,
