@@ -70,7 +70,7 @@ ROLES = ["--target", "sales", "--series-id", "shop", "--future-covariates", "pro
 def test_a_panel_with_covariates_from_table_to_forecast(
     dlkit: Runs, here: Path, shops: Path
 ) -> None:
-    done = dlkit(TASK, "train", "--data", str(shops), *ROLES, *TINY, "--model", "mlp",
+    done = dlkit(TASK, "train", "--data", str(shops), *ROLES, *TINY, "--calendar", "--model", "mlp",
                  "-p", "units=32", "--quantiles", "0.1,0.5,0.9", "--json")  # fmt: skip
     assert done.code == 0, done.err
     found = done.json
@@ -204,6 +204,11 @@ def test_beyond_the_trained_horizon(dlkit: Runs, shops: Path) -> None:
         (["--fill", "forwards"], "did you mean 'forward'?"),
         (["--data", "co2"], "--fill forward or --fill interpolate"),
         (["--coverage", "1"], "below 1"),
+        (
+            ["--calendar"],
+            "--calendar: got rows every YS-JAN; accepted: every quarter or more often",
+        ),
+        (["--future-covariates", "calendar:year sin 1"], "and --calendar beside them"),
         (["-p", "units=0"], "-p units: got 0; accepted: at least 1"),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 from made import REAL_DATA
 
 from dlkit.data.calendar import seasons
+from dlkit.data.calendar_covariates import calendar_names, with_calendar
 from dlkit.data.newest import newest
 from dlkit.data.series import cuts, gathered, load_series
 from dlkit.data.series_sources import Roles
@@ -181,6 +182,59 @@ def test_the_newest_window_and_its_future_covariates(tmp_path: Path) -> None:
         newest(source, roles, alias="D", lookback=14, horizon=11)
     with pytest.raises(DataError, match="every D; the run was trained on every W"):
         newest(source, roles, alias="W", lookback=14, horizon=7)
+
+
+@pytest.mark.parametrize(
+    ("alias", "cycles"),
+    [("15min", ["day", "week"]), ("h", ["day", "week"]), ("D", ["week", "year"]), ("B", ["week", "year"]),
+     ("W-SAT", ["year"]), ("MS", ["year"]), ("ME", ["year"]), ("QS-OCT", ["year"])],
+)  # fmt: skip
+def test_the_calendar_has_the_cycles_of_a_frequency(alias: str, cycles: list[str]) -> None:
+    names = calendar_names(alias)
+    assert [name.removeprefix("calendar:").split(" ")[0] for name in names[::4]] == cycles
+    assert len(set(names)) == 4 * len(cycles)
+
+
+def test_the_calendar_of_a_stamp() -> None:
+    """Wednesday the 3rd of July 2024, six in the evening: 184 of the 366 days are over."""
+    names = [f"calendar:{c} {w} {k}" for c in ("day", "week", "year") for w in ("sin", "cos") for k in (1, 2)]  # fmt: skip
+    (row,) = with_calendar(pd.DataFrame(index=[pd.Timestamp("2024-07-03 18:00")]), names).to_dict(
+        "records"
+    )
+    for cycle, at in (("day", 0.75), ("week", 2.75 / 7), ("year", 184.75 / 366)):
+        for k in (1, 2):
+            assert row[f"calendar:{cycle} sin {k}"] == pytest.approx(np.sin(2 * np.pi * k * at))
+            assert row[f"calendar:{cycle} cos {k}"] == pytest.approx(np.cos(2 * np.pi * k * at))
+
+
+def test_the_calendar_needs_no_column_and_no_row_ahead(tmp_path: Path) -> None:
+    frame = days(promo=np.arange(200) % 3)
+    source = written(frame, tmp_path)
+    data = load_series(
+        source,
+        roles=Roles("day", ("sales",), None, ("promo",)),
+        lookback=14,
+        horizon=7,
+        calendar=True,
+    )
+    assert data.columns[:2] == ("sales", "promo")
+    assert (data.spec.past, data.spec.future) == (1, 8)
+    weekly = data.rows[:, data.columns.index("calendar:week sin 1")]
+    np.testing.assert_allclose(weekly[7:], weekly[:-7], atol=1e-12)
+    # The same numbers, wherever the rows end.
+    (found,), notes = newest(
+        written(frame[:150], tmp_path, "short.csv"), data.roles, alias="D", lookback=14, horizon=7
+    )
+    assert not notes
+    np.testing.assert_allclose(found.window, data.rows[136:150])
+    np.testing.assert_allclose(found.future, data.rows[150:157, 2:])
+
+
+def test_years_are_alike_in_the_calendar() -> None:
+    with pytest.raises(
+        OptionError, match="--calendar: got rows every YS-JAN; accepted: every quarter"
+    ):
+        load_series("sunspots", calendar=True)
 
 
 def test_baselines_are_what_their_names_say(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dlkit.data.calendar import frequency, regular, short_stamp
+from dlkit.data.calendar_covariates import in_table, with_calendar
 from dlkit.data.series_sources import NAMED, Roles, find_roles, read, static_of, table_parts
 from dlkit.errors import DataError, counted
 
@@ -64,7 +65,7 @@ def newest(
     where, notes = f"DATA {source}", []
     frame = read(source, data_dir, download=False)
     roles = find_roles(frame, roles, where)
-    columns = [*roles.targets, *roles.past, *roles.future]
+    columns = [*roles.targets, *roles.past, *in_table(roles.future)]
     found, refused = [], []
     for name, part in table_parts(frame, roles, where, notes):
         here = f"series {name}" if name else where
@@ -101,9 +102,11 @@ def _newest(
     end = len(there) - int(np.argmax(there[::-1]))
     past, ahead = part.iloc[:end], part.iloc[end:]
     if len(past) >= 3:
-        own = frequency(past.index, here)
-        if own != alias:
-            raise DataError(f"{here}: has a row every {own}; the run was trained on every {alias}")
+        found = frequency(past.index, here)
+        if found != alias:
+            raise DataError(
+                f"{here}: has a row every {found}; the run was trained on every {alias}"
+            )
     begin = max(0, len(past) - lookback)
     if fill != "none":
         # What is filled at the window's edge is filled from what is known before it.
@@ -113,21 +116,21 @@ def _newest(
     whole, notes = regular(past[columns].iloc[begin:], alias, fill, here)
     if len(whole) < lookback:
         raise DataError(f"{here}: has {len(whole):,} rows; the run looks back on {lookback:,}")
-    future = np.zeros((horizon, 0))
-    if roles.future:
-        wanted = pd.date_range(whole.index[-1], periods=horizon + 1, freq=alias)[1:]
-        known = ahead[list(roles.future)].reindex(wanted)
+    wanted = pd.date_range(whole.index[-1], periods=horizon + 1, freq=alias)[1:]
+    own = list(in_table(roles.future))
+    known = ahead[own].reindex(wanted)
+    if own:
         missing = known.index[known.isna().any(axis=1)]
         if len(missing):
             raise DataError(
-                f"{here}: future covariates ({', '.join(roles.future)}) are needed up to "
+                f"{here}: future covariates ({', '.join(own)}) are needed up to "
                 f"{wanted[-1]}; {missing[0]} has none: add rows with these columns and no target"
             )
-        future = known.to_numpy(np.float64)
     elif len(ahead):
         rows = f"{counted(len(ahead), 'row')} at the end without a target"
         notes.append(f"{here}: {rows}: forecasts begin after {short_stamp(whole.index[-1])}")
-    window = whole.to_numpy(np.float64)[-lookback:]
+    window = with_calendar(whole, roles.future).to_numpy(np.float64)[-lookback:]
+    future = with_calendar(known, roles.future).to_numpy(np.float64)
     return Newest(name, window, future, static_of(part, roles, name), whole.index[-1]), notes
 
 

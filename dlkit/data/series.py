@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dlkit.data.calendar import frequency, regular, seasons
+from dlkit.data.calendar_covariates import calendar_names, in_table, with_calendar
 from dlkit.data.series_sources import NAMED, Roles, find_roles, read, static_of, table_parts
 from dlkit.data.spec import SeriesSpec
 from dlkit.errors import DataError, OptionError
@@ -189,6 +190,7 @@ def load_series(
     season: int | None = None,
     quantiles: tuple[float, ...] = (),
     joint: bool = False,
+    calendar: bool = False,
     strict: bool = False,
     data_dir: str | None = None,
     download: bool = True,
@@ -206,25 +208,30 @@ def load_series(
         horizon: steps to forecast; see `usual_horizon` if None.
         season: steps of a season; by the frequency and the training span's autocorrelation if None.
         quantiles, joint: see `SeriesSpec`.
+        calendar: add the calendar to the future covariates, see `with_calendar`. Its names among the
+            future covariates of `roles` do the same.
         strict: refuse a panel with a series that cannot be used; else it is left out, and said.
         data_dir, download: of tensorflow-datasets.
     Raises:
         DataError: a source or column that cannot be used, gaps while `fill` is "none", a series
             that is too short for lookback and horizon, or constant.
-        OptionError: a split that is not accepted.
+        OptionError: a split that is not accepted; a calendar of years.
     """
     where, notes = f"--data {source}", []
     frame = read(source, data_dir, download)
     roles = find_roles(frame, roles or Roles(), where)
     parts = table_parts(frame, roles, where, notes)
-    columns = [*roles.targets, *roles.past, *roles.future]
     alias = frequency(max((each.index for _, each in parts), key=len), where)
+    if calendar:
+        roles = roles._replace(future=(*in_table(roles.future), *calendar_names(alias)))
+    columns = [*roles.targets, *roles.past, *in_table(roles.future)]
     kept: list[tuple[str, pd.DataFrame]] = []
     static: dict[str, np.ndarray] = {}
     refused: list[str] = []
     for name, part in parts:
         try:
             whole, said = regular(part[columns], alias, fill, f"series {name}" if name else where)
+            whole = with_calendar(whole, roles.future)
             static[name] = static_of(part, roles, name)
             varies = [(whole[t] != whole[t].iloc[0]).any() for t in roles.targets]
             if not any(varies):

@@ -10,6 +10,7 @@ import pandas as pd
 
 from dlkit.data import table_files
 from dlkit.data.calendar import offsets, stamps
+from dlkit.data.calendar_covariates import in_table
 from dlkit.data.table_files import ENDINGS
 from dlkit.errors import DataError, counted, nearest, one_of
 
@@ -26,7 +27,8 @@ class Roles(NamedTuple):
         time: of the stamps; None: found by its name or content.
         targets: to forecast; empty: every column of numbers without another role.
         series_id: tells the series of a panel apart; None: there is one.
-        past, future: covariates known up to now alone, and those known for the horizon too.
+        past, future: covariates known up to now alone, and those known for the horizon too; the latter
+            may end with names of `calendar_covariates`, which are no columns of the table.
         static: features of a series as a whole.
     """
 
@@ -125,7 +127,7 @@ def find_roles(frame: pd.DataFrame, asked: Roles, where: str) -> Roles:
         "--target": asked.targets,
         "--series-id": [asked.series_id] if asked.series_id else [],
         "--past-covariates": asked.past,
-        "--future-covariates": asked.future,
+        "--future-covariates": in_table(asked.future),
         "--static": asked.static,
     }
     taken: dict[str, str] = {}
@@ -151,7 +153,7 @@ def find_roles(frame: pd.DataFrame, asked: Roles, where: str) -> Roles:
     for flag, names in (
         ("--target", targets),
         ("--past-covariates", asked.past),
-        ("--future-covariates", asked.future),
+        ("--future-covariates", in_table(asked.future)),
         ("--static", asked.static),
     ):
         for name in names:

@@ -35,6 +35,9 @@ class Config:
     series_id: str | None = option(None, "Column that tells the series of a panel apart.")
     past_covariates: str | None = option(None, "Columns known up to now alone, with commas.")
     future_covariates: str | None = option(None, "Columns known for the horizon too, with commas.")
+    calendar: bool = option(
+        False, "Let the model know where in the day, the week or the year each step lies."
+    )
     static: str | None = option(None, "Columns that hold one number a series, with commas.")
     fill: str = option(
         "none", "What is done about gaps.", choices=("none", "forward", "interpolate")
@@ -143,9 +146,16 @@ def levels(text: str | None) -> tuple[float, ...]:
 
 def load(config: Config) -> Any:
     """Load the config's series."""
+    from dlkit.data.calendar_covariates import PREFIX
     from dlkit.data.series import load_series
     from dlkit.data.series_sources import Roles
 
+    for name in listed(config.future_covariates):
+        if name.startswith(PREFIX):
+            raise OptionError(
+                f"--future-covariates: got '{name}', which is no column; accepted: columns of the "
+                "table, and --calendar beside them"
+            )
     return load_series(
         config.data,
         roles=Roles(
@@ -163,6 +173,7 @@ def load(config: Config) -> Any:
         season=config.season,
         quantiles=levels(config.quantiles),
         joint=config.joint,
+        calendar=config.calendar,
         strict=config.strict,
         data_dir=config.data_dir,
         download=config.download,

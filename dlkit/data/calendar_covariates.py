@@ -1,0 +1,72 @@
+"""Covariates that stamps alone give: where in the day, the week and the year a step lies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from dlkit.errors import OptionError
+
+PREFIX = "calendar:"
+# Waves a cycle: the second lets a cycle rise faster than it falls.
+WAVES = 2
+# The cycles that steps of a frequency go through, by pandas' alias without its anchor.
+CYCLES = {
+    **dict.fromkeys(("s", "min", "h"), ("day", "week")),
+    **dict.fromkeys(("D", "B"), ("week", "year")),
+    **dict.fromkeys(("W", "ME", "MS", "BME", "BMS", "QE", "QS"), ("year",)),
+}
+
+
+def calendar_names(alias: str) -> tuple[str, ...]:
+    """Return the names of the covariates of a frequency, such as `calendar:year sin 1`.
+
+    Args:
+        alias: pandas' name of the frequency.
+    Raises:
+        OptionError: steps of years, which are alike in the calendar.
+    """
+    offset = pd.tseries.frequencies.to_offset(alias)
+    cycles = CYCLES.get(str(offset.rule_code).split("-")[0])
+    if cycles is None:
+        raise OptionError(
+            f"--calendar: got rows every {alias}; accepted: every quarter or more often"
+        )
+    return tuple(
+        f"{PREFIX}{cycle} {wave} {k}"
+        for cycle in cycles
+        for k in range(1, WAVES + 1)
+        for wave in ("sin", "cos")
+    )
+
+
+def in_table(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names that a table has to have: all but those of the calendar."""
+    return tuple(name for name in names if not name.startswith(PREFIX))
+
+
+def with_calendar(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Return a table with the covariates of the calendar among these names behind its columns.
+
+    A cycle runs from 0 to 1 over the day from midnight, over the week from Monday, over the year from
+    the first of January, leap or not; `sin 2` is the sine of its second wave, in [-1, 1].
+
+    Args:
+        frame: its index are stamps.
+        names: of columns, others among them.
+    """
+    index = pd.DatetimeIndex(frame.index)
+    day = ((index - index.normalize()) / pd.Timedelta(days=1)).to_numpy(np.float64)
+    position = {
+        "day": day,
+        "week": (index.day_of_week.to_numpy() + day) / 7,
+        "year": (index.day_of_year.to_numpy() - 1 + day) / np.where(index.is_leap_year, 366, 365),
+    }
+    found = {}
+    for name in names:
+        if name.startswith(PREFIX):
+            cycle, wave, k = name.removeprefix(PREFIX).split(" ")
+            found[name] = getattr(np, wave)(2 * np.pi * int(k) * position[cycle])
+    return frame.assign(**found)
