@@ -141,7 +141,7 @@ def fit(
         given = batch if taught is None else taught(batch)
         sample = tf.nest.map_structure(lambda t: t[:rows], given)
     if not callable(validation):
-        model.test_on_batch(*tf.nest.map_structure(lambda t: t[:1], sample))
+        model.test_step(tf.nest.map_structure(lambda t: t[:1], sample))
         model.reset_metrics()
     counters = list(model.metrics_variables)
     # The optimiser belongs to a compiled model but not to its variables.

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from made import Done, exports_unchecked, runner
+from made import Done, charts_undrawn, exports_unchecked, runner
 
 from dlkit.data import pieces
 from pipelines.cli import main
@@ -60,7 +60,7 @@ def at(
     before, out = Path.cwd(), io.StringIO()
     os.chdir(folder)
     try:
-        with contextlib.redirect_stdout(out), exports_unchecked():
+        with contextlib.redirect_stdout(out), exports_unchecked(), charts_undrawn():
             arguments = [TASK, "train", "--data", "rows.csv", "--label", "kind", "--normal", "ok"]
             assert main([*arguments, "--epochs", "8", "--json"]) == 0
             found = json.loads(out.getvalue())

@@ -12,12 +12,13 @@ import pytest
 import tensorflow as tf
 from made import admitted
 
-from dlkit import checkpoint, export, losses, models, training
+from dlkit import checkpoint, export, losses, models, recurrent, training
 from dlkit.data.anomalies import AnomalyData, Examples
 from dlkit.data.spec import DetectorSpec
 from dlkit.detection.detector import Detector
 from dlkit.detection.parity import held_out, scales
 from dlkit.errors import OptionError, SpecError
+from dlkit.models import rnn
 
 DETECTION = "anomaly-detection"
 SHAPES = {"table": (7,), "series": (12, 2), "images": (11, 10, 1)}
@@ -111,14 +112,18 @@ def data_of(kind: str) -> AnomalyData:
     )
 
 
+@pytest.fixture(autouse=True)
+def cores_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling takes seconds; compiled cores are held against Keras's in test_text_models.py."""
+    monkeypatch.setattr(rnn, "scan", lambda *given: recurrent.scan(*given[:-1], fast=False))
+
+
 def compiled(row: Row, kind: str) -> keras.Model:
     training.seed_everything(0)
     model = models.build(DETECTION, row.model, spec(kind), row.params)
     centred = any(layer.name == "centre" for layer in model.layers)
     loss = losses.distance if centred else losses.reconstruction
-    # The recurrent cores need a graph.
-    eager = row.model != "lstm-autoencoder"
-    model.compile(optimizer="adamw", loss=loss, jit_compile=False, run_eagerly=eager)
+    model.compile(optimizer="adamw", loss=loss, jit_compile=False, run_eagerly=True)
     return model
 
 
@@ -187,29 +192,29 @@ def test_learns_what_the_examples_have_in_common(row: Row) -> None:
 QUICK = {"autoencoder", "vae", "deep-svdd"}
 
 
-@pytest.mark.parametrize(
-    ("kind", "quick"),
-    [
-        ("table", True),
-        pytest.param("table", False, marks=pytest.mark.slow),
-        pytest.param("series", None, marks=pytest.mark.slow),
-        pytest.param("images", None, marks=pytest.mark.slow),
-    ],
-)
-def test_every_export_answers_as_its_detector_in_a_process_without_dlkit(
-    kind: str, quick: bool | None, tmp_path: Path
-) -> None:
+def exported(
+    folder: Path, kind: str, quick: bool | None
+) -> tuple[list[Any], dict[str, np.ndarray]]:
+    """Export detectors of a kind, each with requests and answers; and the largest scales."""
     data, sizes, exports = data_of(kind), [], []
     for row in (r for r in TABLE if kind in r.kinds and quick in (None, r.model in QUICK)):
         model = compiled(row, kind)
         model.fit(*data.arrays(data.train.at) * 2, epochs=3, verbose=0, shuffle=False)
         detector = Detector([model], data)
-        target = tmp_path / row.model / "1"
+        target = folder / row.model / "1"
         export.write(detector, target)
         exports.append((target, *held_out(detector)))
         sizes.append(scales(detector))
     names = {name for size in sizes for name in size}
-    largest = {name: np.max([s[name] for s in sizes if name in s], 0) for name in names}
+    return exports, {name: np.max([s[name] for s in sizes if name in s], 0) for name in names}
+
+
+@pytest.mark.slow  # quick ones are checked with those of every task, in test_models.py
+@pytest.mark.parametrize(("kind", "quick"), [("table", False), ("series", None), ("images", None)])
+def test_the_other_exports_answer_as_their_detectors_in_a_process_without_dlkit(
+    kind: str, quick: bool | None, tmp_path: Path
+) -> None:
+    exports, largest = exported(tmp_path, kind, quick)
     assert max(export.check(admitted(exports), largest)) <= 1e-5
 
 

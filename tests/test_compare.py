@@ -17,7 +17,7 @@ from made import LABELS, Done, exports_unchecked, pictures, runner
 from PIL import Image
 
 from dlkit import tracking
-from dlkit.evaluation import paired
+from dlkit.evaluation import paired, plots
 from dlkit.options import resolve
 from pipelines.cli import main
 from pipelines.image_classification.comparison import Comparison, complete, configs
@@ -41,8 +41,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def exports_are_not_reloaded() -> Iterator[None]:
-    with exports_unchecked():
+def children_are_not_drawn() -> Iterator[None]:
+    """What takes seconds for each model, and has tests of its own."""
+    with exports_unchecked(), pytest.MonkeyPatch.context() as patch:
+        for picture in ("confusion", "reliability", "curves"):
+            patch.setattr(plots, picture, lambda *_: None)
         yield
 
 

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from made import LABELS, Done, exports_unchecked, pictures, runner
+from made import LABELS, Done, charts_undrawn, exports_unchecked, pictures, runner
 
 from dlkit import distillation, losses, models, optimizers, pruning
 from dlkit.data import Spec
@@ -42,13 +42,13 @@ def there(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> Run:
-    """Run a command line beside the finished run, its exports unchecked."""
+    """Run a command line beside the finished run; exports are unchecked and charts undrawn."""
     monkeypatch.chdir(workshop[0])
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     run = runner(capfd)
 
     def unchecked(*arguments: object) -> Done:
-        with exports_unchecked():
+        with exports_unchecked(), charts_undrawn():
             return run(*arguments)
 
     return unchecked

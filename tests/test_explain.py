@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from made import LABELS, Done, exports_unchecked, patches
+from made import LABELS, Done, charts_undrawn, exports_unchecked, patches
 from PIL import Image
 from scipy.stats import spearmanr
 
@@ -42,7 +42,7 @@ def small_cnn(seed: int) -> keras.Model:
 
 
 class Seen:
-    """A small convolutional net trained on patches, a hundred unseen ones, and its explanations."""
+    """A small convolutional net trained on patches, fifty unseen ones, and its explanations."""
 
     def __init__(self) -> None:
         x, y, _ = patches(600)
@@ -54,7 +54,7 @@ class Seen:
             jit_compile=False,
         )
         self.model.fit(prepare(x.astype(np.float32)), y, epochs=10, batch_size=32, verbose=0)
-        x, self.y, self.corners = patches(100, seed=5)
+        x, self.y, self.corners = patches(50, seed=5)
         self.x = np.array(prepare(x.astype(np.float32)))
         self.found = self.explained(self.model)
 
@@ -84,7 +84,7 @@ def test_the_peak_lies_in_the_patch_that_is_the_class(seen: Seen, method: str) -
     for result, (row, column) in zip(seen.found[method], seen.corners, strict=True):
         at = result.peak
         inside += at is not None and 0 <= at[0] - row < SIZE and 0 <= at[1] - column < SIZE
-    assert inside >= 90
+    assert inside >= 45
 
 
 @pytest.mark.parametrize("method", ["grad_cam", "integrated_gradients"])
@@ -95,12 +95,12 @@ def test_random_weights_give_another_map(seen: Seen, method: str) -> None:
         for a, b in zip(seen.found[method], seen.by_chance[method], strict=True)
         if np.ptp(a.heat) and np.ptp(b.heat)
     ]
-    assert len(agreement) > 50
+    assert len(agreement) > 25
     assert np.mean(agreement) < 0.5
 
 
 def test_attributions_add_up_to_the_change_of_the_logit(seen: Seen) -> None:
-    logits = np.array(seen.model(seen.x))[range(100), seen.y]
+    logits = np.array(seen.model(seen.x))[range(50), seen.y]
     baseline = np.array(seen.model(np.zeros_like(seen.x[:1])))[0, seen.y]
     for result, change in zip(seen.found["integrated_gradients"], logits - baseline, strict=True):
         error = abs(result.heat.sum() - change) / max(abs(change), 0.1)
@@ -110,7 +110,7 @@ def test_attributions_add_up_to_the_change_of_the_logit(seen: Seen) -> None:
 
 
 def test_a_cap_that_is_too_low_is_told(seen: Seen) -> None:
-    hard = max(range(100), key=lambda i: seen.found["integrated_gradients"][i].steps or 0)
+    hard = max(range(50), key=lambda i: seen.found["integrated_gradients"][i].steps or 0)
     explainer = explain.integrated_gradients(seen.model, tolerance=1e-9, most_steps=100)
     result = explainer(seen.x[hard], int(seen.y[hard]))
     assert result.steps == 64
@@ -225,7 +225,8 @@ def test_the_last_convolutional_map_is_found(net: Callable[..., Any], last: str 
     ],
 )
 def test_every_model_can_be_explained(model: str) -> None:
-    net = models.build(TASK, model, Spec((32, 32, 3), 4))
+    # One block says what six do.
+    net = models.build(TASK, model, Spec((32, 32, 3), 4), {"depth": 1} if model == "vit" else {})
     image = np.random.default_rng(0).normal(size=(32, 32, 3)).astype(np.float32)
     error = explain.integrated_gradients(net)(image, 1).completeness_error
     assert error is not None and error < 1e-2
@@ -267,7 +268,7 @@ def patched(
     before, out = Path.cwd(), io.StringIO()
     os.chdir(folder)
     try:
-        with contextlib.redirect_stdout(out), exports_unchecked():
+        with contextlib.redirect_stdout(out), exports_unchecked(), charts_undrawn():
             code = main(
                 [TASK, "train", "--data", "patches.npz", "--model", "cnn", "--epochs", "4"]
                 + ["--augment", "none", "--batch-size", "32", "--json"]

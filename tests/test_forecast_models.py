@@ -13,12 +13,13 @@ import pytest
 from made import admitted
 from scipy.fft import dct
 
-from dlkit import export, models, training
+from dlkit import export, models, recurrent, training
 from dlkit.data.series import SeriesData, load_series
 from dlkit.data.series_sources import Roles
 from dlkit.data.spec import SeriesSpec
 from dlkit.errors import OptionError, SpecError
 from dlkit.export.forecast import Forecaster, held_out, scales
+from dlkit.models import rnn
 from dlkit.models.nhits import Interpolation
 
 FORECASTING = "forecasting"
@@ -143,13 +144,16 @@ def test_gives_the_shape_that_is_wanted(row: Row, given: SeriesSpec) -> None:
 
 
 @BY_ROW
-def test_trains_and_survives_the_keras_format(row: Row, tmp_path: Path) -> None:
+def test_trains_and_survives_the_keras_format(
+    row: Row, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A graph is traced, and a recurrent core compiled, for longer than this test runs; the compiled
+    # cores are held against Keras's in test_text_models.py.
+    monkeypatch.setattr(rnn, "scan", lambda *given: recurrent.scan(*given[:-1], fast=False))
     given = spec(2, quantiles=LEVELS, **COVARIATES)
     training.seed_everything(0)
     model = models.build(FORECASTING, row.model, given, row.params)
-    # A graph is traced for longer than this test runs, but the recurrent cores need one.
-    eager = row.params is not RNN
-    model.compile(optimizer="adamw", loss="mse", jit_compile=False, run_eagerly=eager)
+    model.compile(optimizer="adamw", loss="mse", jit_compile=False, run_eagerly=True)
     inputs, y = inputs_of(given), np.ones((4, *given.output_shape), np.float32)
     before = [np.array(w) for w in model.trainable_variables]
     losses = [float(model.train_on_batch(inputs, y)) for _ in range(2)]
@@ -163,30 +167,32 @@ def test_trains_and_survives_the_keras_format(row: Row, tmp_path: Path) -> None:
     np.testing.assert_array_equal(forecast(model, inputs), forecast(again, inputs))
 
 
-@pytest.fixture(scope="module")
-def series(tmp_path_factory: pytest.TempPathFactory) -> SeriesData:
+def series(folder: Path) -> SeriesData:
     """Two targets of large level, one covariate known ahead."""
     generator = np.random.default_rng(0)
     frame = pd.DataFrame(generator.normal(size=(150, 3)).cumsum(0) + 1000, columns=["a", "b", "c"])
     frame.insert(0, "day", pd.date_range("2024-01-01", periods=150))
-    path = tmp_path_factory.mktemp("series") / "series.csv"
+    path = folder / "series.csv"
     frame.to_csv(path, index=False)
     roles = Roles(targets=("a", "b"), future=("c",))
     return load_series(str(path), roles=roles, lookback=LOOKBACK, horizon=HORIZON)
 
 
-@pytest.mark.parametrize("deep", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_every_export_answers_as_its_model_in_a_process_without_dlkit(
-    deep: bool, series: SeriesData, tmp_path: Path
-) -> None:
-    exports, radius = [], np.full((HORIZON, 2), 0.5)
+def exported(folder: Path, deep: bool) -> tuple[list[Any], dict[str, np.ndarray]]:
+    """Export the deep models or the others, each with requests and answers; and the scales."""
+    data, exports, radius = series(folder), [], np.full((HORIZON, 2), 0.5)
     for row in (row for row in TABLE if (row.model in DEEP) == deep):
-        model = perturbed(row, series.spec)
-        endpoints = Forecaster(model, series, radius)
-        target = tmp_path / row.model / "1"
-        export.write(endpoints, target)
-        exports.append((target, *held_out(model, series, radius)))
-    assert max(export.check(admitted(exports), scales(series))) <= 1e-5
+        model = perturbed(row, data.spec)
+        target = folder / row.model / "1"
+        export.write(Forecaster(model, data, radius), target)
+        exports.append((target, *held_out(model, data, radius)))
+    return exports, scales(data)
+
+
+@pytest.mark.slow  # the others are checked with those of every task, in test_models.py
+def test_deep_exports_answer_as_their_models_in_a_process_without_dlkit(tmp_path: Path) -> None:
+    exports, sizes = exported(tmp_path, deep=True)
+    assert max(export.check(admitted(exports), sizes)) <= 1e-5
 
 
 @BY_ROW
@@ -313,7 +319,8 @@ def test_noise_on_the_window_is_ridge_regression() -> None:
     quiet = models.build(FORECASTING, "nlinear", small)
     rate = keras.optimizers.schedules.InverseTimeDecay(0.2, 20, 1)
     net.compile(keras.optimizers.SGD(rate), "mse")
-    net.fit(past[..., None], truth[..., None], batch_size=512, epochs=150, verbose=0)
+    often = (np.tile(past[..., None], (150, 1, 1)), np.tile(truth[..., None], (150, 1, 1)))
+    net.fit(*often, batch_size=512, shuffle=False, verbose=0)
     quiet.set_weights(net.get_weights())
     found = net.predict(past[..., None], verbose=0)[..., 0]
     np.testing.assert_array_equal(found, quiet.predict(past[..., None], verbose=0)[..., 0])

@@ -173,7 +173,7 @@ def test_evaluated_again_and_fold_by_fold(dlkit: Runs, shops: Path) -> None:
     assert "--folds: got 99; accepted: 1 to 36" in many.err
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.usefixtures("unchecked", "undrawn")
 def test_beyond_the_trained_horizon(dlkit: Runs, shops: Path) -> None:
     sales = pd.read_csv(shops).query("shop == 'north'")[["day", "sales"]]
     sales.to_csv("north.csv", index=False)

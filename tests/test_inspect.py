@@ -85,6 +85,7 @@ def test_planted_copies_are_found_and_named_and_nothing_else(
     assert "5 test images are copies of images of train" in last[0]
 
 
+@pytest.mark.slow  # decodes 70,000 images; that look-alikes are no leaks, digits show as well
 def test_planted_copies_among_look_alikes(dlkit: Run, real_data: Path, tmp_path: Path) -> None:
     """Fashion-MNIST is full of items that look alike: only what is planted may be called a leak."""
     from dlkit.data.images import load_images

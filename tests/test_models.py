@@ -11,6 +11,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import test_anomaly_models
+import test_forecast_models
+import test_synthesis_models
+import test_text_models
 from made import LABELS, admitted, pictures
 from test_anomaly_models import DETECTION
 from test_anomaly_models import TABLE as DETECTION_TABLE
@@ -83,7 +87,7 @@ TABLE = [
     Row(IMAGES, "speednet", (28, 28, 1), 10, 180 + 290_880 + 1_344 + 1_280, {"dropout": 0.3}),
 ]
 # What the default run trains, kills and goes on with; the others are slow.
-QUICK = {"mlp", "cnn"}
+QUICK = {"cnn"}  # with dropout and batch norm; an mlp is killed in test_kill.py
 # The variants repeat the code of the first, and deep nets take minutes to trace.
 DEEP = {"resnet-32", "resnet-44", "resnet-56", "resnet-18", "resnet-34", "resnet-50"}
 DEEP |= {"applications", "vgg", "vit"} | {
@@ -215,7 +219,17 @@ def test_the_papers_own_settings_have_the_papers_parameters(
     assert count(model, (224, 224, 3), 1000, **params) == parameters
 
 
-@BY_ROW
+# More of the blocks of another row.
+DEEPER = {"resnet-32", "resnet-34", "resnet-44", "resnet-56", "vgg-13", "vgg-16", "vgg-19"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(r, marks=[pytest.mark.slow] * (r.model in DEEPER), id=f"{r.task}/{r.model}")
+        for r in TABLE
+    ],
+)
 def test_survives_the_keras_format(row: Row, tmp_path: Path) -> None:
     model = models.build(row.task, row.model, data().spec, row.params)
     model.save(tmp_path / "model.keras")
@@ -243,18 +257,34 @@ def test_resumes_to_the_same_weights(
     assert training.weights_hash(whole) != start
 
 
-@pytest.mark.parametrize("deep", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_every_export_answers_as_its_model_in_a_process_without_dlkit(
-    deep: bool, tmp_path: Path
-) -> None:
+def exported(folder: Path, deep: bool) -> list[Any]:
+    """Export the deep models or the others, each with requests and answers."""
     exports = []
     for row in (row for row in TABLE if (row.model in DEEP) == deep):
         model = models.build(row.task, row.model, data().spec, row.params)
-        endpoints = ImageClassifier(model, data())
-        target = tmp_path / row.model / "1"
-        export.write(endpoints, target)
+        target = folder / row.model / "1"
+        export.write(ImageClassifier(model, data()), target)
         exports.append((target, *held_out(model, data(), 8)))
-    assert max(export.check(admitted(exports))) <= 1e-5
+    return exports
+
+
+def test_every_export_answers_as_its_model_in_a_process_without_dlkit(tmp_path: Path) -> None:
+    """Those of every task in one process, which takes seconds to start; slow tests do the rest."""
+    places = {task: tmp_path / task for task in models.MODELS}
+    for place in places.values():
+        place.mkdir()
+    exports = exported(places[IMAGES], deep=False)
+    exports += test_text_models.exported(places[TEXT], rest=False)
+    exports += test_synthesis_models.exported(places[SYNTHESIS], quick=True)
+    forecasters, forecasts = test_forecast_models.exported(places[FORECASTING], deep=False)
+    detectors, scores = test_anomaly_models.exported(places[DETECTION], "table", quick=True)
+    sizes = test_synthesis_models.SIZES | forecasts | scores
+    assert max(export.check(admitted([*exports, *forecasters, *detectors]), sizes)) <= 1e-5
+
+
+@pytest.mark.slow
+def test_deep_exports_answer_as_their_models_in_a_process_without_dlkit(tmp_path: Path) -> None:
+    assert max(export.check(admitted(exported(tmp_path, deep=True)))) <= 1e-5
 
 
 @pytest.mark.parametrize(

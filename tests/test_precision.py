@@ -97,9 +97,9 @@ def test_a_step_trains_in_it() -> None:
     assert float(model.evaluate(x, y, verbose=0)) < first
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.usefixtures("unchecked", "undrawn")
 def test_the_command_takes_it(dlkit: Callable[..., Done], npz: Path) -> None:
-    train = ["image-classification", "train", "--data", str(npz), "--model", "cnn", "--epochs", "2"]
+    train = ["image-classification", "train", "--data", str(npz), "--model", "mlp", "--epochs", "2"]
     done = dlkit(*train, "--precision", "bfloat16", "--batch-size", "24", "--json")
     assert done.code == 0, done.err
     wrong = dlkit(*train, "--precision", "bfloat61")

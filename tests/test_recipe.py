@@ -209,7 +209,7 @@ def test_the_logged_model_is_a_pyfunc_without_dlkit(in_trained: dict[str, Any]) 
     assert "dlkit" not in requirements
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.usefixtures("unchecked", "undrawn")
 def test_a_folder_of_photos_a_config_and_growing(dlkit: Run, photos: Path) -> None:
     Path("run.toml").write_text(
         f'data = "{photos}/"\nmodel = "lenet"\nepochs = 9\nbatch_size = 8\n[params]\ndropout = 0.2\n'
@@ -240,7 +240,7 @@ def test_a_folder_of_photos_a_config_and_growing(dlkit: Run, photos: Path) -> No
     assert [row["status"] for row in listed] == ["FINISHED", "FINISHED"]
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.usefixtures("unchecked", "undrawn")
 def test_changed_data_are_not_gone_on_with(dlkit: Run) -> None:
     x, y = pictures(60)
     np.savez("a.npz", x=x, y=y)
@@ -252,7 +252,7 @@ def test_changed_data_are_not_gone_on_with(dlkit: Run) -> None:
     assert dlkit("runs", "list", "--json").json["status"] == "FINISHED"
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.usefixtures("unchecked", "undrawn")
 def test_a_broken_checkpoint_is_told_and_nothing_else_is_lost(dlkit: Run, npz: Path) -> None:
     done = dlkit(TASK, "train", "--data", npz, "--model", "mlp", "--epochs", "1", "--json")
     path = Path(f"mlruns/checkpoints/{done.json['run']}/checkpoint.npz")
@@ -268,7 +268,7 @@ def test_a_broken_checkpoint_is_told_and_nothing_else_is_lost(dlkit: Run, npz: P
     assert anew.json["run"] == done.json["run"]
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.usefixtures("unchecked", "undrawn")
 def test_a_time_limit_fixes_the_steps_and_ends_the_schedule_at_zero(dlkit: Run, npz: Path) -> None:
     from dlkit import checkpoint
 

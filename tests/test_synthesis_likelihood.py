@@ -22,7 +22,7 @@ from dlkit.models.variational import Variational
 TASK = "image-synthesis"
 SMALL = {
     "vae": {"filters": [4, 8], "units": [16], "latent_dim": 3},
-    "ddpm": {"filters": 16, "multipliers": [1], "sample_steps": 4},
+    "ddpm": {"filters": 8, "multipliers": [1], "sample_steps": 4},
 }
 BY_MODEL = pytest.mark.parametrize("name", sorted(SMALL))
 

@@ -225,13 +225,13 @@ def test_trains_and_survives_the_keras_format(row: Row, tmp_path: Path) -> None:
 @BY_ROW_LONG_SLOW
 def test_a_checkpoint_is_read_after_other_models_were_built(row: Row, tmp_path: Path) -> None:
     written = compiled(row)
-    tf.function(written.train_step)(given(written))
+    written.train_step(given(written))
     checkpoint.save(tmp_path / "checkpoint.npz", {"live": variables(written)}, {})
     groups, _ = checkpoint.load(tmp_path / "checkpoint.npz")
     read = compiled(row)
     checkpoint.restore(variables(read), groups["live"], tmp_path / "checkpoint.npz")
     for model in (written, read):
-        tf.function(model.train_step)(given(model))
+        model.train_step(given(model))
     for a, b in zip(variables(written), variables(read), strict=True):
         np.testing.assert_array_equal(np.array(a), np.array(b))
 
@@ -239,16 +239,18 @@ def test_a_checkpoint_is_read_after_other_models_were_built(row: Row, tmp_path: 
 QUICK = {"dcgan", "cgan", "vae"}
 
 
-@pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_every_export_answers_as_its_model_in_a_process_without_dlkit(
-    quick: bool, tmp_path: Path
-) -> None:
+# By how much pixels are multiples of a level.
+SIZES = {"pixels": np.array(1e5)}
+
+
+def exported(folder: Path, quick: bool) -> list[Any]:
+    """Export the models that are quickly traced or the others, each with requests and answers."""
     exports = []
     for row in (r for r in TABLE if (r.model in QUICK) == quick):
         model = compiled(row)
-        tf.function(model.train_step)(given(model))
+        model.train_step(given(model))
         pixels = (batch(5)[0] * 127.5 + 127.5).astype(np.uint8)
-        target = tmp_path / row.model / "1"
+        target = folder / row.model / "1"
         if hasattr(model, "translate"):
             endpoints: Any = Translator(model, (SIDE, SIDE, 1))
             requests, expected = endpoints.held_out(Pixels(pixels), Pixels(pixels))
@@ -257,7 +259,14 @@ def test_every_export_answers_as_its_model_in_a_process_without_dlkit(
             requests, expected = endpoints.held_out(pixels, np.arange(5))
         export.write(endpoints, target)
         exports.append((target, requests, expected))
-    assert max(export.check(admitted(exports), {"pixels": np.array(1e5)})) <= 1e-5
+    return exports
+
+
+@pytest.mark.slow  # the quick ones are checked with those of every task, in test_models.py
+def test_the_other_exports_answer_as_their_models_in_a_process_without_dlkit(
+    tmp_path: Path,
+) -> None:
+    assert max(export.check(admitted(exported(tmp_path, quick=False)), SIZES)) <= 1e-5
 
 
 class Pixels:
@@ -332,8 +341,9 @@ def test_spectral_norm_divides_by_the_largest_singular_value() -> None:
 def test_the_gradient_goes_through_sigma() -> None:
     for layer, x in spectral_layers():
         layer(x)
+        iterate = tf.function(lambda layer=layer, x=x: layer(x, training=True))
         for _ in range(300):
-            layer(x, training=True)
+            iterate()
         weights = layer.weights[0]
         kernel = np.array(weights, np.float64)
         direction = np.random.default_rng(3).normal(size=kernel.shape)
@@ -421,8 +431,8 @@ def test_every_way_to_train_takes_a_finite_step(adversary: str, more: dict[str, 
     )  # fmt: skip
     model = compiled(row)
     before = [np.array(w) for w in model.generator.trainable_weights]
-    for _ in range(3):
-        found = tf.function(model.train_step)(given(model))
+    step = tf.function(model.train_step)
+    found = [step(given(model)) for _ in range(3)][-1]
     assert all(np.isfinite(float(value)) for value in found.values())
     assert np.isfinite(made(model)).all()
     after = [np.array(w) for w in model.generator.trainable_weights]

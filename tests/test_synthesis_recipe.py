@@ -308,7 +308,7 @@ def test_folders_without_classes_and_empty_ones(dlkit: Runs, here: Path) -> None
     assert "accepted: at least 20" in done.err
 
 
-@pytest.mark.usefixtures("unchecked", "quick_judge")
+@pytest.mark.usefixtures("unchecked", "undrawn", "quick_judge")
 def test_a_folder_of_grey_and_colour_is_made_square(dlkit: Runs, here: Path) -> None:
     generator = np.random.default_rng(0)
     (here / "mixed").mkdir()
@@ -338,7 +338,7 @@ WAYS = [
 ]  # fmt: skip
 
 
-@pytest.mark.usefixtures("unchecked", "quick_judge")
+@pytest.mark.usefixtures("unchecked", "undrawn", "quick_judge")
 @pytest.mark.parametrize("more", WAYS)
 def test_a_killed_run_ends_as_the_whole_one(dlkit: Runs, here: Path, more: list[str]) -> None:
     seed = int.from_bytes(os.urandom(4))
@@ -387,7 +387,7 @@ def test_a_killed_run_ends_as_the_whole_one(dlkit: Runs, here: Path, more: list[
         assert best == min(found, key=lambda m: m.value).step > 2
 
 
-@pytest.mark.usefixtures("unchecked", "quick_judge")
+@pytest.mark.usefixtures("unchecked", "undrawn", "quick_judge")
 @pytest.mark.parametrize(
     "on_collapse", ["warn", "stop", pytest.param("restore", marks=pytest.mark.slow)]
 )

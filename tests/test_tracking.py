@@ -85,7 +85,7 @@ class Failing:
         return getattr(self.store, name)
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.usefixtures("unchecked", "undrawn")
 def test_a_store_that_fails_later_never_stops_training_and_sync_delivers(
     dlkit: Run, npz: Path
 ) -> None:

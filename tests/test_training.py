@@ -284,7 +284,7 @@ def test_a_rate_of_100_is_told_and_the_run_failed(dlkit: Callable[..., Done], np
     assert "training diverged" in shown["tags"]["dlkit.failure"]
 
 
-@pytest.mark.usefixtures("unchecked")
+@pytest.mark.usefixtures("unchecked", "undrawn")
 def test_a_recovery_is_told_on_the_run(dlkit: Callable[..., Done], npz: Path) -> None:
     # The penalty's parabola alone decides: at 0.2 and 0.1 it diverges, at 0.05 it does not.
     done = dlkit(
