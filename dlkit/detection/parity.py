@@ -57,7 +57,7 @@ def conditions(detector: Detector, draws: int = 4) -> dict[str, np.ndarray]:
     size = tf.maximum(tf.abs(x), tf.sqrt(tf.reduce_mean(x**2)))
     generator = np.random.default_rng(0)
     before, found = detector.answer(x), {}
-    for step in (1e-3, 1e-4, 1e-5) * draws:
+    for step in (1e-3, 1e-4, 1e-5, 1e-6) * draws:
         sign = generator.choice([-1.0, 1.0], x.shape).astype(np.float32)
         after = detector.answer(x + step * size * sign)
         for name in ("score", "p_value"):
