@@ -94,6 +94,20 @@ def charts_undrawn() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def cores_uncompiled() -> Iterator[None]:
+    """Train recurrent cores as they are: compiling them takes seconds.
+
+    The compiled ones are held against Keras's in test_text_models.py.
+    """
+    from dlkit import recurrent
+    from dlkit.models import rnn
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rnn, "scan", lambda *given: recurrent.scan(*given[:-1], fast=False))
+        yield
+
+
 def admitted(exports: Iterable[tuple[Path, Any, Any]]) -> list[tuple[Path, Any, Any]]:
     """Return exports whose graphs `dlkit serve --require-manifest` lets run."""
     from dlkit.serving import graphs

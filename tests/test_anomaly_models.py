@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,15 +11,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from made import admitted
+from made import admitted, cores_uncompiled
 
-from dlkit import checkpoint, export, losses, models, recurrent, training
+from dlkit import checkpoint, export, losses, models, training
 from dlkit.data.anomalies import AnomalyData, Examples
 from dlkit.data.spec import DetectorSpec
 from dlkit.detection.detector import Detector
 from dlkit.detection.parity import held_out, scales
 from dlkit.errors import OptionError, SpecError
-from dlkit.models import rnn
 
 DETECTION = "anomaly-detection"
 SHAPES = {"table": (7,), "series": (12, 2), "images": (11, 10, 1)}
@@ -112,10 +112,10 @@ def data_of(kind: str) -> AnomalyData:
     )
 
 
-@pytest.fixture(autouse=True)
-def cores_are_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compiling takes seconds; compiled cores are held against Keras's in test_text_models.py."""
-    monkeypatch.setattr(rnn, "scan", lambda *given: recurrent.scan(*given[:-1], fast=False))
+@pytest.fixture(scope="module", autouse=True)
+def uncompiled() -> Iterator[None]:
+    with cores_uncompiled():
+        yield
 
 
 def compiled(row: Row, kind: str) -> keras.Model:

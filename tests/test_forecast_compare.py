@@ -24,7 +24,7 @@ from PIL import Image
 
 from dlkit import tracking
 from dlkit.errors import OptionError
-from dlkit.evaluation import forecast_paired, forecast_plots
+from dlkit.evaluation import forecast_paired, forecast_plots, plots
 from pipelines.cli import main
 from pipelines.forecasting.comparison import Comparison, complete, configs
 from pipelines.forecasting.ranking import remarks, verdict
@@ -52,6 +52,7 @@ def children_are_not_drawn() -> Iterator[None]:
     with exports_unchecked(), pytest.MonkeyPatch.context() as patch:
         for picture in ("by_step", "origins", "residuals"):
             patch.setattr(forecast_plots, picture, lambda *_: None)
+        patch.setattr(plots, "curves", lambda *_: None)
         yield
 
 

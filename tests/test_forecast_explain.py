@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from made import Done, charts_undrawn, exports_unchecked, runner
+from made import Done, charts_undrawn, cores_uncompiled, exports_unchecked, runner
 
 from pipelines.cli import main
 
@@ -54,7 +54,12 @@ def train(folder: Path, *arguments: str) -> dict[str, Any]:
     before, out = Path.cwd(), io.StringIO()
     os.chdir(folder)
     try:
-        with contextlib.redirect_stdout(out), exports_unchecked(), charts_undrawn():
+        with (
+            contextlib.redirect_stdout(out),
+            exports_unchecked(),
+            charts_undrawn(),
+            cores_uncompiled(),
+        ):
             assert main([TASK, "train", *arguments, "--json"]) == 0
     finally:
         os.chdir(before)

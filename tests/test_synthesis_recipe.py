@@ -327,10 +327,12 @@ def test_a_folder_of_grey_and_colour_is_made_square(dlkit: Runs, here: Path) -> 
     assert "telling rotations" in done.err
 
 
+GAN = ["--model", "gan", "-p", "generator=[16]", "-p", "discriminator=[8]"]
+# Each kills a process; what the default run interrupts is a gan, and kills, an mlp (test_kill.py).
 WAYS = [
     pytest.param(["--model", "dcgan", *SMALL["dcgan"], "--diff-augment", "translation"], id="dcgan", marks=pytest.mark.slow),
     pytest.param(["--model", "cgan", *SMALL["cgan"]], id="cgan", marks=pytest.mark.slow),
-    pytest.param(["--model", "gan", "-p", "generator=[16]", "-p", "discriminator=[8]"], id="gan"),
+    pytest.param(GAN, id="gan", marks=pytest.mark.slow),
     pytest.param(["--model", "vae", *SMALL["vae"], "--binarise", "dynamic"], id="vae", marks=pytest.mark.slow),
     pytest.param(["--model", "ddpm", "-p", "filters=8"], id="ddpm", marks=pytest.mark.slow),
     pytest.param(["--model", "progan", "-p", "latent_dim=6", "-p", "filters=8"], id="progan", marks=pytest.mark.slow),
@@ -338,24 +340,44 @@ WAYS = [
 ]  # fmt: skip
 
 
+def source(folder: Path, rows: int) -> list[str]:
+    """Write pictures of three classes; return the option that reads them."""
+    x, y = pictures(rows, side=8)
+    np.savez(folder / "drawn.npz", x=x, y=np.array(["cross", "stripe", "dot"])[y])
+    return ["--data", "./drawn.npz"]
+
+
+@pytest.mark.usefixtures("unchecked", "undrawn", "quick_judge")
+def test_an_interrupted_run_ends_as_the_whole_one(
+    dlkit: Runs, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["train", *source(here, 120), *GAN, "--batch-size", "16", "--epochs", "3"]
+    whole = dlkit(TASK, *arguments, "--json")
+    assert whole.code == 0, whole.err
+    log = tracking.Run.metrics
+
+    def interrupted(self: tracking.Run, step: int, values: dict[str, float]) -> None:
+        log(self, step, values)
+        if step == 1:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking.Run, "metrics", interrupted)
+        assert dlkit(TASK, *arguments).code == 130
+    run = tracking.find_run("latest", TASK, finished=False).info.run_id
+    rest = dlkit(TASK, "train", "--resume", run, "--json")
+    assert rest.code == 0, rest.err
+    runs = [tracking.find_run(each, TASK).data.tags for each in (whole.json["run"], run)]
+    assert runs[0]["dlkit.weights"] == runs[1]["dlkit.weights"]
+    assert rest.json["metrics"] == whole.json["metrics"]
+
+
 @pytest.mark.usefixtures("unchecked", "undrawn", "quick_judge")
 @pytest.mark.parametrize("more", WAYS)
 def test_a_killed_run_ends_as_the_whole_one(dlkit: Runs, here: Path, more: list[str]) -> None:
     seed = int.from_bytes(os.urandom(4))
     chance = random.Random(seed)
-    x, y = pictures(240, side=8)
-    np.savez(here / "drawn.npz", x=x, y=np.array(["cross", "stripe", "dot"])[y])
-    arguments = [
-        TASK,
-        "train",
-        "--data",
-        "./drawn.npz",
-        *more,
-        "--batch-size",
-        "16",
-        "--epochs",
-        "8",
-    ]
+    arguments = [TASK, "train", *source(here, 240), *more, "--batch-size", "16", "--epochs", "8"]
     whole = dlkit(*arguments, "--json")
     assert whole.code == 0, whole.err
     process = subprocess.Popen(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import io
 import json
 import os
@@ -19,6 +20,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import tensorflow as tf
 from made import Done, runner
 
 from dlkit import tracking
@@ -79,11 +81,23 @@ def trained_text(
     return folder, json.loads(out.getvalue())
 
 
+@pytest.fixture(scope="module")
+def load_once() -> Callable[..., Any]:
+    """Load a SavedModel, which takes a second, once for all commands that ask for it."""
+    load = tf.saved_model.load
+    once = functools.cache(load)
+    return lambda path, *more, **given: load(path, *more, **given) if more or given else once(path)
+
+
 @pytest.fixture
 def at_it(
-    trained_text: tuple[Path, dict], monkeypatch: pytest.MonkeyPatch, capfd: Any
+    trained_text: tuple[Path, dict],
+    load_once: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: Any,
 ) -> tuple[Runs, dict[str, Any]]:
     """Run command lines beside the finished run; and what its training printed."""
+    monkeypatch.setattr(tf.saved_model, "load", load_once)
     monkeypatch.chdir(trained_text[0])
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     return runner(capfd), trained_text[1]
