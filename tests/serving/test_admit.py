@@ -130,8 +130,9 @@ def called_by_an_attribute_of_an_attribute(saved: Any) -> None:
     library = graph_of(saved).library
     library.function.add().signature.name = "deep"
     library.function[-1].node_def.add(name="n", op="ReadFile")
+    library.function.add().signature.name = "branch"
     node = some_function(saved).node_def.add(name="more", op="Case")
-    node.attr["branches"].list.func.add(name=library.function[0].signature.name)
+    node.attr["branches"].list.func.add(name="branch")
     node.attr["branches"].list.func[0].attr["f"].func.name = "deep"
 
 

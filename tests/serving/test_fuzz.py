@@ -53,7 +53,7 @@ def model(name: str, signatures: dict[str, Signature]) -> ServedModel:
 
 
 @pytest.fixture(scope="module")
-def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def ask() -> Iterator[Any]:
     """Give a function that sends a request to a server of odd and plain models."""
     load_tensorflow()  # draws tokens; its import is longer than an answer may take
     rows, pairs = (None,), (None, 2)
@@ -71,7 +71,7 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     }
     words = {"serving_default": endpoint({"text": TensorSpec("string", (None, None))})}
     served = [model("echo", echo), model("words", words), model("odd", odd)]
-    scripted = Scripted(tmp_path_factory.mktemp("scripted") / "1", limit=8).served
+    scripted = Scripted(limit=8).served
     served.append(dataclasses.replace(scripted, metadata={"signature_def": {}}))
     app = create_app(Service(Servables(served), Limits(body=10_000, decompressed=50_000)))
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app))
