@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from made import (
     REAL_DATA,
     Done,
     charts_undrawn,
+    cores_uncompiled,
     exports_unchecked,
     pictures,
     runner,
@@ -57,6 +59,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     first.sort(key=lambda item: item.name != LONGEST)
     cut = max(0, len(items) // 2 - len(first))
     items[:] = first + rest[:cut] + second + rest[cut:]
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage less often: graphs are millions of objects, and what is imported stays."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture(scope="session")
@@ -156,6 +165,13 @@ def trained(
 def unchecked() -> Iterator[None]:
     """Export without the fresh process that checks it; see `exports_unchecked`."""
     with exports_unchecked():
+        yield
+
+
+@pytest.fixture
+def uncompiled() -> Iterator[None]:
+    """Train recurrent cores as they are; see `cores_uncompiled`."""
+    with cores_uncompiled():
         yield
 
 

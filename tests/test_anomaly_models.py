@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from made import admitted, cores_uncompiled
+from made import admitted
 
 from dlkit import checkpoint, export, losses, models, training
 from dlkit.data.anomalies import AnomalyData, Examples
@@ -112,10 +111,7 @@ def data_of(kind: str) -> AnomalyData:
     )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def uncompiled() -> Iterator[None]:
-    with cores_uncompiled():
-        yield
+pytestmark = pytest.mark.usefixtures("uncompiled")
 
 
 def compiled(row: Row, kind: str) -> keras.Model:

@@ -220,7 +220,10 @@ def test_the_last_convolutional_map_is_found(net: Callable[..., Any], last: str 
 @pytest.mark.parametrize(
     "model",
     [
-        pytest.param(name, marks=[pytest.mark.slow] * (name in ("googlenet", "vgg")))
+        # These are deep; a backbone within a model and auxiliary heads are looked at on their own.
+        pytest.param(
+            name, marks=[pytest.mark.slow] * (name in ("applications", "googlenet", "vgg"))
+        )
         for name in sorted(models.MODELS[TASK])
     ],
 )

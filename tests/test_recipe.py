@@ -272,7 +272,7 @@ def test_a_broken_checkpoint_is_told_and_nothing_else_is_lost(dlkit: Run, npz: P
 def test_a_time_limit_fixes_the_steps_and_ends_the_schedule_at_zero(dlkit: Run, npz: Path) -> None:
     from dlkit import checkpoint
 
-    done = dlkit(TASK, "train", "--data", npz, "--model", "mlp", "--time-limit", "8s", "--json")
+    done = dlkit(TASK, "train", "--data", npz, "--model", "mlp", "--time-limit", "6s", "--json")
     assert done.code == 0
     _, state = checkpoint.load(Path(f"mlruns/checkpoints/{done.json['run']}/checkpoint.npz"))
     assert state["step"] == state["total"]
@@ -280,4 +280,4 @@ def test_a_time_limit_fixes_the_steps_and_ends_the_schedule_at_zero(dlkit: Run, 
     shown = dlkit("runs", "show", "latest", "--json").json
     # The last of few steps, on a busy machine, is a small share of the way from the end.
     assert shown["metrics"]["learning_rate"] < 1e-4
-    assert state["seconds"] == pytest.approx(8, rel=0.15)
+    assert state["seconds"] == pytest.approx(6, rel=0.2)

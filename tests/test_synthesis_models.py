@@ -197,11 +197,20 @@ def test_golden_parameter_count(row: Row) -> None:
     keras.utils.clear_session(free_memory=False)
 
 
-@BY_ROW
-def test_trains_and_survives_the_keras_format(row: Row, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("row", "traced"),
+    [
+        pytest.param(row, traced, id=f"{row.model}-{'traced' if traced else 'eager'}", marks=marks)
+        for row in TABLE
+        for traced, marks in (
+            ((False, []), (True, [pytest.mark.slow])) if row.model in LONG else ((True, []),)
+        )
+    ],
+)
+def test_trains_and_survives_the_keras_format(row: Row, traced: bool, tmp_path: Path) -> None:
     model = compiled(row)
     before = [np.array(w) for w in model.trainable_variables]
-    step = tf.function(model.train_step)
+    step = tf.function(model.train_step) if traced else model.train_step
     for _ in range(2):
         step(given(model))
     assert all(np.isfinite(float(v)) for v in model.get_metrics_result().values())
