@@ -186,8 +186,8 @@ def test_the_newest_window_and_its_future_covariates(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("alias", "cycles"),
-    [("15min", ["day", "week"]), ("h", ["day", "week"]), ("D", ["week", "year"]), ("B", ["week", "year"]),
-     ("W-SAT", ["year"]), ("MS", ["year"]), ("ME", ["year"]), ("QS-OCT", ["year"])],
+    [("500ms", ["day", "week"]), ("15min", ["day", "week"]), ("h", ["day", "week"]), ("D", ["week", "year"]), ("B", ["week", "year"]),
+     ("W-SAT", ["year"]), ("MS", ["year"]), ("ME", ["year"]), ("SMS", ["year"]), ("QS-OCT", ["year"])],
 )  # fmt: skip
 def test_the_calendar_has_the_cycles_of_a_frequency(alias: str, cycles: list[str]) -> None:
     names = calendar_names(alias)

@@ -12,11 +12,12 @@ from dlkit.errors import OptionError
 PREFIX = "calendar:"
 # Waves a cycle: the second lets a cycle rise faster than it falls.
 WAVES = 2
-# The cycles that steps of a frequency go through, by pandas' alias without its anchor.
+# The cycles that steps of a frequency go through, by pandas' alias without its anchor; those of the
+# others, from a week to a quarter, go through the year alone.
 CYCLES = {
-    **dict.fromkeys(("s", "min", "h"), ("day", "week")),
+    **dict.fromkeys(("ns", "us", "ms", "s", "min", "h"), ("day", "week")),
     **dict.fromkeys(("D", "B"), ("week", "year")),
-    **dict.fromkeys(("W", "ME", "MS", "BME", "BMS", "QE", "QS"), ("year",)),
+    **dict.fromkeys(("YE", "YS", "BYE", "BYS"), ()),
 }
 
 
@@ -29,8 +30,8 @@ def calendar_names(alias: str) -> tuple[str, ...]:
         OptionError: steps of years, which are alike in the calendar.
     """
     offset = pd.tseries.frequencies.to_offset(alias)
-    cycles = CYCLES.get(str(offset.rule_code).split("-")[0])
-    if cycles is None:
+    cycles = CYCLES.get(str(offset.rule_code).split("-")[0], ("year",))
+    if not cycles:
         raise OptionError(
             f"--calendar: got rows every {alias}; accepted: every quarter or more often"
         )

@@ -46,10 +46,9 @@ def of_failure(error: BaseException) -> str:
     for each in reversed(chain):  # what came first says most
         if code := _told(each):
             return code
+    # The manifest's sums say that the files are not those it was written for.
     if any(isinstance(each, RunError) for each in chain):
-        return (
-            "DATA_LOSS"  # the manifest's sums say that the files are not those it was written for
-        )
+        return "DATA_LOSS"
     return "INVALID_ARGUMENT" if isinstance(error, ServeError) else "UNKNOWN"
 
 

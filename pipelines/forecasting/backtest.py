@@ -79,7 +79,7 @@ def backtest(
             if refit:
                 model, position = fitted(config, fold, Path(held) / f"{number}.npz", quiet=True)
                 answer = endpoint(model, fold, calibrated(model, fold, coverage)[0])
-                say(f"fold {number + 1}: best epoch {position.best_epoch}", quiet)
+                say(f"fold {number + 1}: {config.keep} epoch {position.best_epoch}", quiet)
             # Scores are scaled by the run's own training span, so that folds compare.
             answers = forecasts(answer, fold, "test")
             answers.pop("quantiles", None)

@@ -67,7 +67,9 @@ def train(
             model=model,
             quiet=quiet,
         )
-        say(f"best epoch {position.best_epoch}; training ended: {position.finished}", quiet)
+        say(
+            f"{config.keep} epoch {position.best_epoch}; training ended: {position.finished}", quiet
+        )
         found, heard, tags = health.told(position, folder / "report")
         run.tags(tags)
 
