@@ -190,9 +190,23 @@ def test_the_newest_window_and_its_future_covariates(tmp_path: Path) -> None:
      ("W-SAT", ["year"]), ("MS", ["year"]), ("ME", ["year"]), ("SMS", ["year"]), ("QS-OCT", ["year"])],
 )  # fmt: skip
 def test_the_calendar_has_the_cycles_of_a_frequency(alias: str, cycles: list[str]) -> None:
-    names = calendar_names(alias)
+    index, notes = pd.DatetimeIndex(["2000-01-01", "2003-01-01"]), []
+    names = calendar_names(alias, index, notes)
+    assert not notes
     assert [name.removeprefix("calendar:").split(" ")[0] for name in names[::4]] == cycles
     assert len(set(names)) == 4 * len(cycles)
+
+
+def test_a_cycle_has_to_be_held_three_times() -> None:
+    """Of fewer, a wave is a trend that goes on for ever."""
+    notes: list[str] = []
+    index = pd.date_range("2024-01-01", periods=21)
+    assert {n.split(" ")[0] for n in calendar_names("D", index, notes)} == {"calendar:week"}
+    assert notes == ["--calendar: the year is left out: the series hold fewer than 3"]
+    with pytest.raises(
+        DataError, match="got series of 20 days; accepted: series of at least 3 weeks"
+    ):
+        calendar_names("D", index[:-1], notes)
 
 
 def test_the_calendar_of_a_stamp() -> None:
@@ -218,7 +232,7 @@ def test_the_calendar_needs_no_column_and_no_row_ahead(tmp_path: Path) -> None:
         calendar=True,
     )
     assert data.columns[:2] == ("sales", "promo")
-    assert (data.spec.past, data.spec.future) == (1, 8)
+    assert (data.spec.past, data.spec.future) == (1, 4)
     weekly = data.rows[:, data.columns.index("calendar:week sin 1")]
     np.testing.assert_allclose(weekly[7:], weekly[:-7], atol=1e-12)
     # The same numbers, wherever the rows end.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from dlkit.errors import OptionError
+from dlkit.errors import DataError, OptionError
 
 PREFIX = "calendar:"
 # Waves a cycle: the second lets a cycle rise faster than it falls.
@@ -19,15 +19,20 @@ CYCLES = {
     **dict.fromkeys(("D", "B"), ("week", "year")),
     **dict.fromkeys(("YE", "YS", "BYE", "BYS"), ()),
 }
+# Days a cycle, and how many a series has to hold: of fewer, a wave is a trend that does not last.
+DAYS, CYCLES_HELD = {"day": 1, "week": 7, "year": 365}, 3
 
 
-def calendar_names(alias: str) -> tuple[str, ...]:
-    """Return the names of the covariates of a frequency, such as `calendar:year sin 1`.
+def calendar_names(alias: str, index: pd.DatetimeIndex, notes: list[str]) -> tuple[str, ...]:
+    """Return the names of the covariates of a series, such as `calendar:year sin 1`.
 
     Args:
         alias: pandas' name of the frequency.
+        index: the stamps of the longest series. A cycle is left out of which it holds fewer than 3.
+        notes: gets a sentence about what is left out.
     Raises:
         OptionError: steps of years, which are alike in the calendar.
+        DataError: a series that is too short for all cycles.
     """
     offset = pd.tseries.frequencies.to_offset(alias)
     cycles = CYCLES.get(str(offset.rule_code).split("-")[0], ("year",))
@@ -35,9 +40,20 @@ def calendar_names(alias: str) -> tuple[str, ...]:
         raise OptionError(
             f"--calendar: got rows every {alias}; accepted: every quarter or more often"
         )
+    days = (index[-1] - index[0]) / pd.Timedelta(days=1) + 1
+    held = [cycle for cycle in cycles if days >= CYCLES_HELD * DAYS[cycle]]
+    if not held:
+        raise DataError(
+            f"--calendar: got series of {days:,.0f} days; accepted: series of at least "
+            f"{CYCLES_HELD} {cycles[0]}s"
+        )
+    if left_out := [cycle for cycle in cycles if cycle not in held]:
+        notes.append(
+            f"--calendar: the {left_out[0]} is left out: the series hold fewer than {CYCLES_HELD}"
+        )
     return tuple(
         f"{PREFIX}{cycle} {wave} {k}"
-        for cycle in cycles
+        for cycle in held
         for k in range(1, WAVES + 1)
         for wave in ("sin", "cos")
     )

@@ -208,8 +208,8 @@ def load_series(
         horizon: steps to forecast; see `usual_horizon` if None.
         season: steps of a season; by the frequency and the training span's autocorrelation if None.
         quantiles, joint: see `SeriesSpec`.
-        calendar: add the calendar to the future covariates, see `with_calendar`. Its names among the
-            future covariates of `roles` do the same.
+        calendar: add to the future covariates what `calendar_names` finds for the series. Such names
+            among those of `roles` are computed too, whatever the series.
         strict: refuse a panel with a series that cannot be used; else it is left out, and said.
         data_dir, download: of tensorflow-datasets.
     Raises:
@@ -221,9 +221,11 @@ def load_series(
     frame = read(source, data_dir, download)
     roles = find_roles(frame, roles or Roles(), where)
     parts = table_parts(frame, roles, where, notes)
-    alias = frequency(max((each.index for _, each in parts), key=len), where)
+    longest = max((each.index for _, each in parts), key=len)
+    alias = frequency(longest, where)
     if calendar:
-        roles = roles._replace(future=(*in_table(roles.future), *calendar_names(alias)))
+        names = calendar_names(alias, longest, notes)
+        roles = roles._replace(future=(*roles.future, *names))
     columns = [*roles.targets, *roles.past, *in_table(roles.future)]
     kept: list[tuple[str, pd.DataFrame]] = []
     static: dict[str, np.ndarray] = {}

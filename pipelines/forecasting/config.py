@@ -146,16 +146,9 @@ def levels(text: str | None) -> tuple[float, ...]:
 
 def load(config: Config) -> Any:
     """Load the config's series."""
-    from dlkit.data.calendar_covariates import PREFIX
     from dlkit.data.series import load_series
     from dlkit.data.series_sources import Roles
 
-    for name in listed(config.future_covariates):
-        if name.startswith(PREFIX):
-            raise OptionError(
-                f"--future-covariates: got '{name}', which is no column; accepted: columns of the "
-                "table, and --calendar beside them"
-            )
     return load_series(
         config.data,
         roles=Roles(

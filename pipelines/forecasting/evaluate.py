@@ -91,6 +91,8 @@ def series_of(
             config,
             data=data or config.data,
             target=",".join(roles["targets"]),
+            future_covariates=",".join(roles["future"]),
+            calendar=False,  # its covariates are among these already
             split=split or config.split,
             fill=fill or config.fill,
             lookback=about["lookback"],

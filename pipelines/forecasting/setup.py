@@ -14,6 +14,7 @@ from pipelines.forecasting.config import (
     TASK,
     Config,
     levels,
+    listed,
 )
 
 LEARNING_RATE = 1e-3
@@ -43,9 +44,16 @@ def checked(config: Config) -> dict[str, Any]:
         )
     levels(config.quantiles)
 
+    from dlkit.data.calendar_covariates import in_table
     from dlkit.data.series_sources import kind_of
 
     kind_of(config.data)
+    future = listed(config.future_covariates)
+    if computed := [name for name in future if name not in in_table(future)]:
+        raise OptionError(
+            f"--future-covariates: got '{computed[0]}', which is no column; accepted: columns of the "
+            "table, and --calendar beside them"
+        )
     return params
 
 
