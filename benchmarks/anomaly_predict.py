@@ -5,6 +5,8 @@ python benchmarks/anomaly_predict.py [--rows 100000 1000000] [--columns 20] [--a
 Rows of correlated numbers, five hidden ones and noise. A detector with the default settings is
 trained on 20,000 of them, so that it keeps 10,000 codes; each row is one `predict` of a .csv in a
 process of its own. `parts` says how long reading, asking the model and writing take on 100,000 rows.
+`pyod` is the `decision_function` of PyOD's AutoEncoder, trained on the same rows, on the most rows of
+`--rows`: an array in memory, scores out, neither p-values nor reasons.
 """
 
 from __future__ import annotations
@@ -12,13 +14,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
+import subprocess
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from results_file import dlkit, peak, row
+import sides
+from results_file import ROOT, dlkit, peak, row
 
 HIDDEN, TRAINED, PIECE = 5, 20_000, 50_000
 
@@ -102,6 +107,19 @@ def parts(home: Path, columns: int, rows: int = 100_000) -> dict[str, Any]:
     }
 
 
+def pyod(home: Path, rows: int, columns: int) -> dict[str, Any]:
+    """Score a table by PyOD's AutoEncoder."""
+    draw(home / "rows.csv", rows, columns, 2)
+    script = ROOT / "benchmarks" / "peers" / "pyod_rows.py"
+    done = subprocess.run(
+        [sides.pyod_python(), script, home / "train.csv", home / "rows.csv"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"PyOD failed: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
@@ -126,6 +144,12 @@ def main() -> None:
             )
         found = row("anomaly_predict", "parts", lambda: parts(home, given.columns), given.again)
         print(", ".join(f"{name} {found[name]}" for name in found if name.endswith("seconds")))
+        most = max(given.rows)
+        found = row("anomaly_predict", "pyod", lambda: pyod(home, most, given.columns), given.again)
+        print(
+            f"PyOD's AutoEncoder: {found['rows_per_second']:,} rows/s of {found['rows']:,}, reading "
+            f"them {found['read_seconds']:.0f} s, {found['peak_mb']:,.0f} MB at most"
+        )
 
 
 if __name__ == "__main__":
