@@ -1,9 +1,10 @@
 """Kill training with SIGKILL at random moments, resume it, and compare with a run left alone.
 
-python benchmarks/kill_resume.py [--trials 20] [--seed 0] [--again]
+python benchmarks/kill_resume.py [--models mlp,lenet,resnet] [--trials 20] [--seed 0] [--again]
 
-Every trial trains a model with its shipped defaults on digits in a folder and store of its own. A
-third of the kills wait for a file that shows a certain moment: a checkpoint being written, the
+Every trial trains a model on digits in a folder and store of its own: classifiers with their shipped
+defaults, generators as in `ARGUMENTS` (8 x 8 pictures: the progressive one switches once, halfway).
+A third of the kills wait for a file that shows a certain moment: a checkpoint being written, the
 database being flushed, the export being made or logged. A trial passes if the resumed run ends with
 the weights, metrics and steps of the run left alone, in one MLflow run, with no step logged twice
 and one logged model.
@@ -27,6 +28,16 @@ from typing import Any
 
 from results_file import ROOT, row
 
+CLASSIFY, SYNTHESISE = ["image-classification", "train"], ["image-synthesis", "train"]
+BRIEF = ["--epochs", "10", "--count", "200"]
+ARGUMENTS = {
+    "mlp": [*CLASSIFY, "--model", "mlp"],
+    "lenet": [*CLASSIFY, "--model", "lenet"],
+    "resnet": [*CLASSIFY, "--model", "resnet"],
+    "dcgan": [*SYNTHESISE, "--model", "dcgan", "--diff-augment", "translation", *BRIEF],
+    "cyclegan": [*SYNTHESISE, "--model", "cyclegan", "--domains", "0,1", "--epochs", "10"],
+    "progan": [*SYNTHESISE, "--model", "progan", *BRIEF],
+}
 MODELS = ("mlp", "lenet", "resnet")
 # Files that exist only for the moment they are named after.
 MOMENTS = {
@@ -39,7 +50,7 @@ MOMENTS = {
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen:
     """Start a training command in a folder."""
-    command = [sys.executable, "-m", "pipelines.cli", "image-classification", "train", *arguments]
+    command = [sys.executable, "-m", "pipelines.cli", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     log = open(folder / "log", "ab")  # noqa: SIM115 (the child's)
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
@@ -77,7 +88,7 @@ def run_is_there(process: subprocess.Popen, folder: Path) -> None:
 def whole(model: str, folder: Path) -> dict[str, Any]:
     """Train a model undisturbed; return what it ended with, and when it began and stopped."""
     began = time.monotonic()
-    process = start(folder, "--model", model)
+    process = start(folder, *ARGUMENTS[model])
     run_is_there(process, folder)
     first = time.monotonic() - began
     if process.wait():
@@ -88,12 +99,12 @@ def whole(model: str, folder: Path) -> dict[str, Any]:
 def trial(number: int, seed: int, reference: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Kill and resume one run; say whether it ended as the undisturbed one."""
     chance = random.Random(f"{seed}-{number}")
-    model, moment = MODELS[(number + number // 3) % len(MODELS)], None
-    if number % 3 == 1:
-        moment = list(MOMENTS)[number // 3 % len(MOMENTS)]
-        model = MODELS[number // 3 % len(MODELS)]
+    models = list(reference)
+    model, turn, moment = models[number % len(models)], number // len(models), None
+    if turn % 3 == 1:
+        moment = list(MOMENTS)[(turn // 3 + number) % len(MOMENTS)]
     wanted = reference[model]
-    process = start(folder, "--model", model)
+    process = start(folder, *ARGUMENTS[model])
     run_is_there(process, folder)
     began, lasts = time.monotonic(), wanted["last"] - wanted["first"]
     if moment in (None, "flush"):
@@ -107,7 +118,8 @@ def trial(number: int, seed: int, reference: dict[str, Any], folder: Path) -> di
     process.wait()
     code = process.returncode
     if alive:
-        code = start(folder, "--resume", ended(folder)["runs"][0][0]).wait()
+        task, command = ARGUMENTS[model][:2]
+        code = start(folder, task, command, "--resume", ended(folder)["runs"][0][0]).wait()
     found = ended(folder)
     checks = {
         "finished": code == 0 and [status for _, status in found["runs"]] == ["FINISHED"],
@@ -125,7 +137,7 @@ def trial(number: int, seed: int, reference: dict[str, Any], folder: Path) -> di
     }
 
 
-def campaign(trials: int, seed: int) -> dict[str, Any]:
+def campaign(models: list[str], trials: int, seed: int) -> dict[str, Any]:
     """Run the undisturbed runs, then the trials, two at a time."""
     with tempfile.TemporaryDirectory() as home:
 
@@ -136,7 +148,7 @@ def campaign(trials: int, seed: int) -> dict[str, Any]:
 
         with ThreadPoolExecutor(2) as pool:
             references: dict[str, Any] = dict(
-                zip(MODELS, pool.map(lambda m: whole(m, folder(m)), MODELS), strict=True)
+                zip(models, pool.map(lambda m: whole(m, folder(m)), models), strict=True)
             )
             results = []
             for result in pool.map(
@@ -155,12 +167,19 @@ def campaign(trials: int, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--again", action="store_true")
     given = parser.parse_args()
-    name = f"{given.trials} kills, seed {given.seed}"
-    figures = row("kill_resume", name, lambda: campaign(given.trials, given.seed), given.again)
+    models = given.models.split(",")
+    for model in models:
+        if model not in ARGUMENTS:
+            parser.error(f"--models: no '{model}'; accepted: {', '.join(ARGUMENTS)}")
+    name = f"{', '.join(models)}: {given.trials} kills, seed {given.seed}"
+    figures = row(
+        "kill_resume", name, lambda: campaign(models, given.trials, given.seed), given.again
+    )
     print(f"{figures['passed']} of {figures['killed']} killed runs ended as the one left alone")
 
 
