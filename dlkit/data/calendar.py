@@ -2,30 +2,59 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from dlkit.errors import DataError, counted
+from dlkit.errors import DataError, counted, one_of
 
 FILLS = ("none", "forward", "interpolate")
 # Rows that are named where something is wrong with them.
 NAMED = 3
+# An offset from UTC behind a time of day.
+ZONE = r"(:\d\d(?:[.,]\d+)?)\s*(Z|[+-]\d\d:?\d\d)$"
+# 31/12/24, of which pandas guesses no format.
+SHORT_YEAR = r"^(\d{1,2}[/.-]\d{1,2}[/.-])(\d\d)(?!\d)"
+# Different values of a column of text by which its format is guessed.
+GUESSED = 50
+DAY = np.timedelta64(1, "D")
 # How many steps a season has, by frequency; several where several are usual, the shortest first.
 SEASONS = {"s": (60,), "min": (60, 1440), "h": (24, 168), "D": (7,), "B": (5,), "W": (52,),
            "M": (12,), "Q": (4,), "Y": (1,)}  # fmt: skip
 
 
 def stamps(column: Any, where: str, name: str) -> pd.DatetimeIndex:
-    """Read a column as stamps, in UTC where they carry zones.
-
-    Whole numbers of four digits are years.
+    """Read a column as stamps, without zones: see `read_stamps`.
 
     Raises:
-        DataError: a value that is no stamp (with its row), or none there.
+        DataError: a value that is no stamp (with its row), none there, or days and months that cannot
+            be told apart.
     """
     values = pd.Series(column)
+    found = read_stamps(values, where, name)
+    wrong = np.flatnonzero(found.isna())
+    if len(wrong):
+        raise DataError(
+            f"{where}: {_rows(wrong)} of the time column '{name}' hold no stamp, such as "
+            f"{str(values.iloc[wrong[0]])!r}"
+        )
+    return found
+
+
+def read_stamps(values: pd.Series, where: str, name: str) -> pd.DatetimeIndex:
+    """Read what can be read as stamps, the rest as NaT.
+
+    Whole numbers of four digits are years. One format holds for all of a column of text: the one by
+    which the most can be read. Stamps with offsets from UTC are taken as UTC, but where all of them are
+    midnights, they are taken as the dates that they show.
+
+    Raises:
+        DataError: other numbers, or text that can be read as day first and as month first, of which
+            neither gives steps more regular.
+    """
     if pd.api.types.is_numeric_dtype(values) and values.notna().all():
         whole = (values == values.round()).all()
         if whole and values.between(1000, 2999).all():
@@ -34,16 +63,62 @@ def stamps(column: Any, where: str, name: str) -> pd.DatetimeIndex:
             f"{where}: the time column '{name}' holds numbers such as {values.iloc[0]:g}; accepted: "
             "stamps such as 2024-01-31 or 2024-01-31 13:00, or years"
         )
-    zoned = values.astype(str).str.contains(r"(?:Z|[+-]\d\d:?\d\d)$", regex=True)
-    found = pd.to_datetime(values, errors="coerce", utc=bool(zoned.any()), format="mixed")
-    wrong = np.flatnonzero(found.isna().to_numpy())
-    if len(wrong):
-        raise DataError(
-            f"{where}: {_rows(wrong)} of the time column '{name}' hold no stamp, such as "
-            f"{str(values.iloc[wrong[0]])!r}"
-        )
-    index = pd.DatetimeIndex(found)
-    return index.tz_localize(None) if index.tz is not None else index
+    if pd.api.types.is_datetime64_any_dtype(values):
+        index = pd.DatetimeIndex(values)
+        return index if index.tz is None else _zoneless(index.tz_localize(None), index)
+    text = values.astype(str)
+    zoned = text.str.extract(ZONE)[1].notna().any()
+    index = _read_text(values, bool(zoned), where, name)
+    if not zoned:
+        return index
+    return _zoneless(
+        _read_text(text.str.replace(ZONE, r"\1", regex=True), False, where, name), index
+    )
+
+
+def _zoneless(shown: pd.DatetimeIndex, index: pd.DatetimeIndex) -> pd.DatetimeIndex:
+    """Return stamps as they show where they are days, else in UTC: summer has no other midnight."""
+    days = shown[shown.notna()]
+    return shown if (days == days.normalize()).all() else index.tz_convert("UTC").tz_localize(None)
+
+
+def _read_text(values: pd.Series, utc: bool, where: str, name: str) -> pd.DatetimeIndex:
+    """Read text in the one format by which the most of it can be read."""
+    there = values.notna().to_numpy()
+    best = _by(values, "ISO8601", utc)
+    if best.notna()[there].all():
+        return best
+    readings = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pandas: that a day stands first after all
+        for each in values[there].astype(str).unique()[:GUESSED]:
+            long = re.sub(SHORT_YEAR, r"\g<1>20\2", each)
+            for first in (False, True):
+                form = pd.tseries.api.guess_datetime_format(long, dayfirst=first)
+                if form is not None and long != each:
+                    form = form.replace("%Y", "%y")
+                if form is not None and form not in readings:
+                    readings[form] = _by(values, form, utc)
+        if not readings:  # "Jan 2024"
+            readings["mixed"] = _by(values, "mixed", utc)
+    most = max(int(each.notna().sum()) for each in readings.values())
+    if most <= best.notna().sum():
+        return best
+    equal = {form: each for form, each in readings.items() if each.notna().sum() == most}
+    first, *others = equal.values()
+    if all(first.equals(other) for other in others):
+        return first
+    ordered = [each for each in equal.values() if _inferred(each.dropna().unique().sort_values())]
+    if len(ordered) == 1:
+        return ordered[0]
+    raise DataError(
+        f"{where}: the time column '{name}' can be read as {one_of(equal)}: "
+        f"{str(values[there].iloc[0])!r}; write stamps as 2024-01-31"
+    )
+
+
+def _by(values: pd.Series, form: str, utc: bool) -> pd.DatetimeIndex:
+    return pd.DatetimeIndex(pd.to_datetime(values, errors="coerce", utc=utc, format=form))
 
 
 def offsets(column: pd.Series) -> np.ndarray | None:
@@ -53,7 +128,7 @@ def offsets(column: pd.Series) -> np.ndarray | None:
         pd.api.types.is_datetime64_any_dtype(column) and not zoned
     ):
         return None
-    found = column.astype(str).str.extract(r":\d\d(?:[.,]\d+)?\s*(Z|[+-]\d\d:?\d\d)$")[0]
+    found = column.astype(str).str.extract(ZONE)[1]
     return found.fillna("none").to_numpy(str) if found.notna().any() else None
 
 
@@ -73,6 +148,8 @@ def frequency(index: pd.DatetimeIndex, where: str) -> str:
     if found:
         return found
     steps = np.diff(index.to_numpy())
+    if (index.day_of_week < 5).all() and steps.min() == DAY and steps.max() >= 3 * DAY:
+        return "B"  # a holiday is missing; the longest run without a gap is a week of days
     # Months differ in length: they are looked for in the longest stretch of steps like the usual.
     usual = pd.Series(steps).mode().iloc[0]
     near = (steps >= usual * 0.85) & (steps <= usual * 1.15)
@@ -92,6 +169,8 @@ def frequency(index: pd.DatetimeIndex, where: str) -> str:
 
 def _inferred(index: pd.DatetimeIndex) -> str | None:
     """Return the alias that all stamps follow, or None."""
+    if len(index) < 3:
+        return None
     with pd.option_context("future.infer_freq_returns_offset", True):
         found: Any = pd.infer_freq(index)
     return found.freqstr if found is not None else None

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from dlkit.data.calendar import frequency, regular, short_stamp
+from dlkit.data.calendar import frequency, offsets, regular, short_stamp
 from dlkit.data.calendar_covariates import in_table, with_calendar
 from dlkit.data.series_sources import NAMED, Roles, find_roles, read, static_of, table_parts
 from dlkit.errors import DataError, counted
@@ -25,7 +25,7 @@ class Newest(NamedTuple):
         window: float64 `(lookback, channels)`: targets, past covariates, future covariates.
         future: float64 `(horizon, future)`.
         static: float32 `(static,)`.
-        last: the last stamp of the window.
+        last: the last stamp of the window, in UTC where the table's stamps carry offsets.
     """
 
     name: str
@@ -42,6 +42,7 @@ def newest(
     alias: str,
     lookback: int,
     horizon: int,
+    padded: int | None = None,
     fill: str = "none",
     strict: bool = False,
     data_dir: str | None = None,
@@ -56,6 +57,7 @@ def newest(
         alias: the frequency that the stamps have to have.
         lookback: rows a window.
         horizon: steps for which future covariates are needed.
+        padded: steps for which they are given, the last ones standing again; `horizon` if None.
         fill: what is done about gaps, see `dlkit.data.calendar.regular`.
         strict: refuse a panel with a series that cannot be used; else it is left out, and said.
         data_dir: of tensorflow-datasets.
@@ -66,11 +68,19 @@ def newest(
     frame = read(source, data_dir, download=False)
     roles = find_roles(frame, roles, where)
     columns = [*roles.targets, *roles.past, *in_table(roles.future)]
+    ahead = (horizon, padded or horizon)
     found, refused = [], []
-    for name, part in table_parts(frame, roles, where, notes):
+    parts = table_parts(frame, roles, where, notes)
+    assert roles.time is not None
+    zoned = offsets(frame[roles.time]) is not None and any(
+        (part.index != part.index.normalize()).any() for _, part in parts
+    )
+    for name, part in parts:
         here = f"series {name}" if name else where
         try:
-            one, said = _newest(part, name, here, roles, columns, alias, lookback, horizon, fill)
+            one, said = _newest(part, name, here, roles, columns, alias, lookback, ahead, fill)
+            if zoned:
+                one = one._replace(last=one.last.tz_localize("UTC"))
             found.append(one)
             notes += said
         except DataError as error:
@@ -93,14 +103,15 @@ def _newest(
     columns: list[str],
     alias: str,
     lookback: int,
-    horizon: int,
+    ahead: tuple[int, int],
     fill: str,
 ) -> tuple[Newest, list[str]]:
     there = part[list(roles.targets)].notna().any(axis=1).to_numpy()
     if not there.any():
         raise DataError(f"{here}: '{roles.targets[0]}' holds no number at all")
     end = len(there) - int(np.argmax(there[::-1]))
-    past, ahead = part.iloc[:end], part.iloc[end:]
+    past, coming = part.iloc[:end], part.iloc[end:]
+    horizon, padded = ahead
     if len(past) >= 3:
         found = frequency(past.index, here)
         if found != alias:
@@ -118,7 +129,7 @@ def _newest(
         raise DataError(f"{here}: has {len(whole):,} rows; the run looks back on {lookback:,}")
     wanted = pd.date_range(whole.index[-1], periods=horizon + 1, freq=alias)[1:]
     own = list(in_table(roles.future))
-    known = ahead[own].reindex(wanted)
+    known = coming[own].reindex(wanted)
     if own:
         missing = known.index[known.isna().any(axis=1)]
         if len(missing):
@@ -126,9 +137,11 @@ def _newest(
                 f"{here}: future covariates ({', '.join(own)}) are needed up to "
                 f"{wanted[-1]}; {missing[0]} has none: add rows with these columns and no target"
             )
-    elif len(ahead):
-        rows = f"{counted(len(ahead), 'row')} at the end without a target"
+    elif len(coming):
+        rows = f"{counted(len(coming), 'row')} at the end without a target"
         notes.append(f"{here}: {rows}: forecasts begin after {short_stamp(whole.index[-1])}")
+    whole_horizon = pd.date_range(whole.index[-1], periods=padded + 1, freq=alias)[1:]
+    known = known.reindex(whole_horizon).ffill()
     window = with_calendar(whole, roles.future).to_numpy(np.float64)[-lookback:]
     future = with_calendar(known, roles.future).to_numpy(np.float64)
     return Newest(name, window, future, static_of(part, roles, name), whole.index[-1]), notes

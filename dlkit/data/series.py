@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dlkit.data.calendar import frequency, regular, seasons
+from dlkit.data.calendar import frequency, regular
 from dlkit.data.calendar_covariates import calendar_names, in_table, with_calendar
+from dlkit.data.season import season_of, usual_horizon
 from dlkit.data.series_sources import NAMED, Roles, find_roles, read, static_of, table_parts
+from dlkit.data.series_split import cuts
 from dlkit.data.spec import SeriesSpec
-from dlkit.errors import DataError, OptionError
+from dlkit.errors import DataError, OptionError, counted
 
 SPLITS = ("train", "validation", "test")
 
@@ -100,6 +102,16 @@ class SeriesData:
             owners.append(np.full(len(found[-1]), number, np.int32))
         return np.concatenate(found), np.concatenate(owners)
 
+    def stamps(self, span: Span) -> pd.DatetimeIndex:
+        """Return the stamps of a series' rows."""
+        return pd.date_range(span.first, periods=span.ends[2] - span.begin, freq=self.alias)
+
+    def known_until(self) -> dict[str, str]:
+        """Return the last stamp of training and validation, by series."""
+        return {
+            span.name: str(self.stamps(span)[span.ends[1] - span.begin - 1]) for span in self.spans
+        }
+
     def windows_of(self, rows: np.ndarray, split: str) -> np.ndarray:
         """Return what the windows of a split forecast, `(n, horizon, targets)`, of these rows."""
         starts = self.starts(split)[0] + self.spec.input_shape[0]
@@ -128,55 +140,6 @@ class SeriesData:
             f"{len(self.rows):,} rows, every {self.alias}, season {self.season}; lookback "
             f"{lookback}, horizon {self.spec.horizon}; windows {sizes}"
         )
-
-
-def cuts(split: str, index: pd.DatetimeIndex) -> tuple[int, int, int]:
-    """Return the rows after the last of train, validation and test.
-
-    Args:
-        split: "70/10/20" per cent, "8640/2880/2880" rows, or "2001-01-01/2005-01-01", the first
-            stamps of validation and of test.
-        index: the stamps of one series.
-    Raises:
-        OptionError: neither of these, nothing for train or validation, or more rows than there are.
-    """
-    accepted = (
-        "accepted: per cent such as 70/10/20, rows such as 8640/2880/2880, or the first dates of "
-        "validation and test such as 2001-01-01/2005-01-01"
-    )
-    parts, n = [part.strip() for part in split.split("/")], len(index)
-    if len(parts) == 2:
-        try:
-            first = [pd.Timestamp(part) for part in parts]
-        except ValueError:
-            raise OptionError(f"--split: got '{split}'; {accepted}") from None
-        ends = (*(int(index.searchsorted(stamp)) for stamp in first), n)
-    else:
-        try:
-            numbers = [float(part) for part in parts]
-        except ValueError:
-            raise OptionError(f"--split: got '{split}'; {accepted}") from None
-        if len(numbers) != 3 or min(numbers) < 0 or not all(map(np.isfinite, numbers)):
-            raise OptionError(f"--split: got '{split}'; {accepted}")
-        if abs(sum(numbers) - 100) > 1e-9:
-            if any(number != int(number) for number in numbers):
-                raise OptionError(f"--split: got '{split}'; {accepted}")
-            if sum(numbers) > n:
-                raise OptionError(f"--split: got '{split}', {sum(numbers):g} rows; there are {n:,}")
-            ends = tuple(int(e) for e in np.cumsum(numbers))
-        else:
-            ends = (int(n * numbers[0] / 100), int(n * (numbers[0] + numbers[1]) / 100), n)
-    if not 0 < ends[0] < ends[1] <= ends[2]:
-        raise OptionError(
-            f"--split: got '{split}', which leaves {ends[0]} rows for train and "
-            f"{ends[1] - ends[0]} for validation"
-        )
-    return ends[0], ends[1], ends[2]
-
-
-def usual_horizon(season: int) -> int:
-    """Return how far to forecast where nothing is said: a season, but 4 to 48 steps."""
-    return min(48, max(4, season)) if season > 1 else 8
 
 
 def load_series(
@@ -230,9 +193,12 @@ def load_series(
     kept: list[tuple[str, pd.DataFrame]] = []
     static: dict[str, np.ndarray] = {}
     refused: list[str] = []
+    ahead = 0
     for name, part in parts:
         try:
-            whole, said = regular(part[columns], alias, fill, f"series {name}" if name else where)
+            known = without_end(part, roles.targets)
+            ahead += len(part) - len(known)
+            whole, said = regular(known[columns], alias, fill, f"series {name}" if name else where)
             whole = with_calendar(whole, roles.future)
             static[name] = static_of(part, roles, name)
             varies = [(whole[t] != whole[t].iloc[0]).any() for t in roles.targets]
@@ -250,9 +216,26 @@ def load_series(
         kept.append((name, whole))
     if not kept:
         raise DataError(f"{where}: no series can be used: {refused[0]}")
-    ends = {name: cuts(split, part.index) for name, part in kept}
+    if ahead:
+        notes.append(f"{counted(ahead, 'row')} at the end without a target, left out")
+    ends: dict[str, tuple[int, int, int]] = {}
+    for name, part in kept:
+        try:
+            ends[name] = cuts(split, part.index)
+        except OptionError as error:
+            if not name or strict:
+                raise
+            refused.append(f"series {name}: {error}")
+    if not ends:  # the split itself is at fault
+        cuts(split, kept[0][1].index)
+    kept = [(name, part) for name, part in kept if name in ends]
+    most = max(each[0] for each in ends.values())
     if season is None:
         season = season_of(kept, ends, alias)
+    elif season >= most:
+        raise OptionError(
+            f"--season: got {season}; accepted: 1 to {most - 1}, of {most} training rows"
+        )
     horizon = horizon or usual_horizon(season)
     shortest = min(each[0] for each in ends.values()) if len(kept) == 1 else None
     if lookback is None:
@@ -296,27 +279,10 @@ def load_series(
     )
 
 
-def season_of(kept: list, ends: dict, alias: str) -> int:
-    """Return the season among the frequency's usual ones, or its cycle, that correlates most."""
-    name, part = max(kept, key=lambda each: len(each[1]))
-    values = part.iloc[: ends[name][0], 0].to_numpy()
-    usual = [each for each in seasons(alias) if 2 * each <= len(values) and each > 1]
-    if not usual:
-        usual = list(range(4, min(len(values) // 3, 50)))
-    best, lag = 0.2, 1  # a weaker correlation is no season
-    for each in usual:
-        found = autocorrelation(values, each)
-        if found > best:
-            best, lag = found, each
-    return lag
-
-
-def autocorrelation(values: np.ndarray, lag: int) -> float:
-    """Return the autocorrelation of a series without its straight line, in [-1, 1]."""
-    line = np.polyval(np.polyfit(np.arange(len(values)), values, 1), np.arange(len(values)))
-    rest = values - line
-    power = float(rest @ rest)
-    return float(rest[lag:] @ rest[:-lag]) / power if power > 0 and lag < len(rest) else 0.0
+def without_end(part: pd.DataFrame, targets: Sequence[str]) -> pd.DataFrame:
+    """Return a series without the rows at its end that have no target: they are yet to come."""
+    there = np.flatnonzero(part[list(targets)].notna().any(axis=1))
+    return part.iloc[: there[-1] + 1] if len(there) else part
 
 
 def _assembled(

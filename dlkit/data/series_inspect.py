@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dlkit.data.calendar import frequency, offsets, stamps
+from dlkit.data.calendar import frequency, offsets, read_stamps, stamps
 from dlkit.data.series_sources import Roles, find_roles, read
 from dlkit.errors import DataError, counted
 
@@ -130,14 +130,19 @@ def inspect_series(
             "left out here"
         )
         frame = frame[good].reset_index(drop=True)
+    if roles.series_id and frame[roles.series_id].isna().any():
+        named = frame[roles.series_id].notna().to_numpy()
+        if not named.any():
+            raise DataError(f"--series-id: '{roles.series_id}' of {where} names no series at all")
+        problems.append(
+            f"{counted(int((~named).sum()), 'row')} without a name of a series, left out here"
+        )
+        frame, index = frame[named].reset_index(drop=True), index[named]
     written = offsets(frame[roles.time])
     columns = [*roles.targets, *roles.past, *roles.future, *roles.static]
     values = np.column_stack([frame[c].to_numpy(np.float64, na_value=np.nan) for c in columns])
     groups = [("", np.arange(len(frame)))]
     if roles.series_id:
-        if frame[roles.series_id].isna().any():
-            n = int(frame[roles.series_id].isna().sum())
-            problems.append(f"{counted(n, 'row')} without a name of a series, taken as series nan")
         codes, names = pd.factorize(frame[roles.series_id].astype(str), sort=True)
         order = np.argsort(codes, kind="stable")
         starts = np.searchsorted(codes[order], np.arange(len(names) + 1))
@@ -182,16 +187,12 @@ def inspect_series(
 
 def _read_stamps(column: pd.Series, where: str, name: str) -> tuple[pd.DatetimeIndex, np.ndarray]:
     """Return the stamps that can be read, and which rows hold them."""
-    try:
-        return stamps(column, where, name), np.full(len(column), True)
-    except DataError:
-        good = column.notna().to_numpy()
-        if not pd.api.types.is_numeric_dtype(column):
-            read_ = pd.to_datetime(column, errors="coerce", utc=True, format="mixed")
-            good = good & read_.notna().to_numpy()
-        if good.all() or not good.any():
-            raise
-        return stamps(column[good], where, name), good
+    good = column.notna().to_numpy(copy=True)
+    found = read_stamps(column[good], where, name)
+    if found.isna().all():
+        stamps(column, where, name)  # says which
+    good[good] = found.notna()
+    return found.dropna(), good
 
 
 def positions(index: pd.DatetimeIndex, alias: str | None) -> tuple[np.ndarray, pd.Timestamp]:

@@ -205,11 +205,21 @@ def table_parts(
     zones = offsets(frame[roles.time])
     if zones is not None:
         kinds, changed = sorted(set(zones.tolist())), np.flatnonzero(zones[1:] != zones[:-1]) + 2
-        said = f"{where}: stamps carry offsets from UTC ({', '.join(kinds)}) and are taken as UTC"
+        said = f"{where}: stamps carry offsets from UTC ({', '.join(kinds)})"
+        if (index == index.normalize()).all():
+            said += ", all of them midnights, and are taken as dates"
+        else:
+            said += " and are taken as UTC"
         if len(changed):
             rows = ", ".join(str(row) for row in changed[:NAMED])
             said += f"; the offset changes {counted(len(changed), 'time')}, first in row {rows}"
         notes.append(said)
+    if roles.series_id and frame[roles.series_id].isna().any():
+        nameless = np.flatnonzero(frame[roles.series_id].isna())
+        raise DataError(
+            f"--series-id: '{roles.series_id}' of {where} is empty in "
+            f"{counted(len(nameless), 'row')}, first in row {nameless[0] + 1}"
+        )
     names = frame[roles.series_id].astype(str) if roles.series_id else None
     values = frame.drop(columns=[roles.time, *([roles.series_id] if roles.series_id else [])])
     values = values.set_axis(index, axis=0)

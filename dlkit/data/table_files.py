@@ -50,8 +50,10 @@ def kind_of(
 def read(source: str, kind: str) -> pd.DataFrame:
     """Read a file; an index that has a name or holds stamps becomes a column.
 
+    Names of columns lose the spaces around them.
+
     Raises:
-        DataError: a file that cannot be parsed; a table without rows.
+        DataError: a file that cannot be parsed; a table without rows; two columns of one name.
     """
     path = Path(source).expanduser()
     try:
@@ -66,7 +68,10 @@ def read(source: str, kind: str) -> pd.DataFrame:
     except (ValueError, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"--data {source}: cannot be read as {kind}: {reason}") from None
-    frame.columns = [str(name) for name in frame.columns]
+    frame.columns = [str(name).strip() for name in frame.columns]
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise DataError(f"--data {source}: has two columns '{twice[0]}'")
     if not len(frame):
         raise DataError(f"--data {source}: has no rows")
     return frame

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 RESAMPLES = 1000
+# Fewer blocks than that, drawn again and again, come to the same sums: a ring of one block has no other.
+FEWEST = 4
 
 
 def block_length(n: int) -> int:
@@ -28,6 +30,19 @@ def resampled(rows: np.ndarray, seed: int = 0, block: int | None = None) -> np.n
     sums = np.cumsum(ring, 0)
     starts = np.random.default_rng(seed).integers(0, n, (RESAMPLES, count))
     return (sums[starts + block] - sums[starts]).sum(1) * (n / (count * block))
+
+
+def intervals(rows: np.ndarray, seed: int = 0, block: int | None = None) -> list[list[float]]:
+    """Return the 95 % interval of the mean of each column of rows `(n, k)`, neighbours alike.
+
+    Of fewer than four blocks nothing can be told of chance: then it is the lowest and highest row, which
+    the mean lies between.
+    """
+    if len(rows) < FEWEST * (block or block_length(len(rows))):
+        return [
+            [float(low), float(high)] for low, high in zip(rows.min(0), rows.max(0), strict=True)
+        ]
+    return [middle(each) for each in (resampled(rows, seed, block) / len(rows)).T]
 
 
 def middle(values: np.ndarray) -> list[float]:

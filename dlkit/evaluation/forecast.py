@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dlkit.data.series import SeriesData
-from dlkit.evaluation.blocks import middle, resampled
+from dlkit.evaluation.blocks import FEWEST, intervals
 from dlkit.evaluation.forecast_baselines import baselines
 
 # Windows forecast at once.
@@ -103,9 +103,8 @@ def quantile_loss(truth: np.ndarray, found: np.ndarray, levels: Sequence[float])
 def summed(each: Mapping[str, np.ndarray], block: int) -> tuple[dict, dict]:
     """Return means and 95 % block bootstrap intervals of what each window has."""
     rows = np.stack(list(each.values()), 1)
-    drawn = resampled(rows, 0, block) / len(rows)
     means = {name: float(value) for name, value in zip(each, rows.mean(0), strict=True)}
-    return means, {name: middle(drawn[:, i]) for i, name in enumerate(each)}
+    return means, dict(zip(each, intervals(rows, 0, block), strict=True))
 
 
 def forecast_report(
@@ -146,12 +145,18 @@ def forecast_report(
     truth = targets_at(scaled, starts + lookback, horizon, targets)
     block = max(horizon, round(len(starts) ** 0.5))
     own = errors(data, truth, forecast, owners, naive)
-    metrics, intervals = summed(own | interval_errors(truth, lower, upper, coverage), block)
+    metrics, own_intervals = summed(own | interval_errors(truth, lower, upper, coverage), block)
     if quantiles is not None:
         mean, deviation = data.mean[:targets], data.deviation[:targets]
         units = quantiles * deviation[:, None] + mean[:, None]
         levels = data.spec.quantiles
         metrics["weighted_quantile_loss"] = quantile_loss(truth * deviation + mean, units, levels)
+    notes = list(notes)
+    if len(starts) < FEWEST * block:
+        notes.append(
+            f"{len(starts):,} windows that overlap over {horizon} steps tell little of chance: intervals "
+            "are the range of single windows"
+        )
     by_step = {"model": ((forecast - truth) ** 2).mean((0, 2)).tolist()}
     beside: dict[str, Any] = {}
     for name, (theirs, squares) in baseline_errors(data, split, truth, naive).items():
@@ -174,13 +179,13 @@ def forecast_report(
         "season": data.season,
         "frequency": data.alias,
         "metrics": metrics,
-        "intervals": intervals,
+        "intervals": own_intervals,
         "block_length": block,
         "baselines": beside,
         "by_step": by_step,
         "by_target": by_target,
         "verdict": verdict(metrics, beside),
-        "notes": list(notes),
+        "notes": notes,
     }
     folder.mkdir(parents=True, exist_ok=True)
     forecast_plots.by_step(by_step, folder / "by_step.png")

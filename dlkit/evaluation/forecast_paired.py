@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dlkit.data.series import SeriesData
-from dlkit.evaluation.blocks import middle, resampled
+from dlkit.evaluation.blocks import intervals
 from dlkit.evaluation.forecast import baseline_errors, naive_errors
 from dlkit.evaluation.plots import new_figure, save_figure
 
@@ -35,12 +35,14 @@ def simple_errors(data: SeriesData, split: str) -> dict[str, np.ndarray]:
 def interval(errors: np.ndarray, block: int, seed: int = 0) -> list[float]:
     """Return the 95 % circular block bootstrap interval of the mean of windows' errors `(n,)`.
 
+    See `dlkit.evaluation.blocks.intervals` for few of them.
+
     Args:
         errors: in the order of time; windows overlap, so that neighbours are alike.
         block: windows drawn together, at least a horizon.
         seed: of the resamples.
     """
-    return middle(resampled(errors[:, None], seed, block)[:, 0] / len(errors))
+    return intervals(errors[:, None], seed, block)[0]
 
 
 def difference(first: np.ndarray, second: np.ndarray, block: int) -> dict[str, Any]:

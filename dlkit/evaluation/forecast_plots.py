@@ -71,7 +71,7 @@ def origins(
     for row, i in enumerate(places):
         axes = figure.add_subplot(len(places), 1, row + 1)
         span = data.spans[owners[i]]
-        index = pd.date_range(span.first, periods=span.ends[2] - span.begin, freq=data.alias)
+        index = data.stamps(span)
         origin = int(starts[i]) + lookback
 
         def units(values: Any) -> Any:

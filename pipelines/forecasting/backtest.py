@@ -63,6 +63,8 @@ def backtest(
     from dlkit.runtime import load_tensorflow
 
     say(series.describe(), quiet)
+    for note in series.notes if not refit else ():
+        say(f"note: {note}", quiet)
     tf = load_tensorflow(keras=refit)
     from dlkit.data.calendar import short_stamp
     from dlkit.evaluation import forecast_plots
@@ -151,11 +153,9 @@ def fold_of(series: Any, number: int, folds: int, refit: bool) -> Any:
 
 def bounds(fold: Any) -> tuple[Any, Any]:
     """Return the stamps of a fold's first and last origin, the first step that is forecast."""
-    import pandas as pd
-
     stamps = []
     for span in fold.spans:
-        index = pd.date_range(span.first, periods=span.ends[2] - span.begin, freq=fold.alias)
+        index = fold.stamps(span)
         b, c = span.ends[1] - span.begin, span.ends[2] - span.begin
         stamps += [index[b], index[c - fold.spec.horizon]]
     return min(stamps), max(stamps)

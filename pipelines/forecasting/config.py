@@ -130,28 +130,35 @@ def levels(text: str | None) -> tuple[float, ...]:
     """Return the levels of quantiles, rising.
 
     Raises:
-        OptionError: other than two or more numbers between 0 and 1, each once.
+        OptionError: other than two or more numbers between 0 and 1, each once, 0.5 among them.
     """
-    accepted = "accepted: two or more different numbers between 0 and 1, such as 0.1,0.5,0.9"
+    accepted = (
+        "accepted: two or more different numbers between 0 and 1, such as 0.1,0.5,0.9; the median, 0.5, "
+        "is the forecast"
+    )
     try:
         found = tuple(sorted(float(part) for part in listed(text)))
     except ValueError:
         raise OptionError(f"--quantiles: got '{text}'; {accepted}") from None
     if text is not None and (
-        len(found) < 2 or len(set(found)) < len(found) or not all(0 < x < 1 for x in found)
+        len(found) < 2
+        or len(set(found)) < len(found)
+        or not all(0 < x < 1 for x in found)
+        or 0.5 not in found
     ):
         raise OptionError(f"--quantiles: got '{text}'; {accepted}")
     return found
 
 
-def load(config: Config) -> Any:
-    """Load the config's series."""
+def load(config: Config, roles: Any = None) -> Any:
+    """Load the config's series, their columns as `roles` say, or else as the config does."""
     from dlkit.data.series import load_series
     from dlkit.data.series_sources import Roles
 
     return load_series(
         config.data,
-        roles=Roles(
+        roles=roles
+        or Roles(
             config.time,
             listed(config.target),
             config.series_id,

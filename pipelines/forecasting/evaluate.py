@@ -13,7 +13,7 @@ import click
 from dlkit.errors import DataError
 from pipelines.commands import outcome, plain
 from pipelines.forecasting.config import TASK, Config, load
-from pipelines.forecasting.rebuilt import scaled_as
+from pipelines.forecasting.rebuilt import roles_of, scaled_as
 from pipelines.forecasting.result import show
 from pipelines.forecasting.scoring import report_on
 
@@ -85,28 +85,46 @@ def series_of(
     from dlkit import tracking
 
     config = Config(**tracking.config_of(run))
-    roles = about["roles"]
     series = load(
         dataclasses.replace(
             config,
             data=data or config.data,
-            target=",".join(roles["targets"]),
-            future_covariates=",".join(roles["future"]),
-            calendar=False,  # its covariates are among these already
+            calendar=False,  # its covariates are among the roles already
             split=split or config.split,
             fill=fill or config.fill,
             lookback=about["lookback"],
             horizon=about["horizon"],
             season=about["season"],
             data_dir=data_dir or config.data_dir,
-        )
+        ),
+        roles_of(about)._replace(time=config.time, series_id=config.series_id),
     )
     if series.alias != about["frequency"]:
         raise DataError(
             f"--data {data}: has a row every {series.alias}; the run was trained on every "
             f"{about['frequency']}"
         )
+    seen = seen_windows(series, about.get("known_until", {}))
+    if seen:
+        series.notes.append(
+            f"{seen:,} of {series.sizes()['test']:,} test windows begin no later than what the run was "
+            "trained and chosen on: if these are the same series, that is no test"
+        )
     return data or config.data, scaled_as(series, about), config.coverage
+
+
+def seen_windows(series: Any, until: dict[str, str]) -> int:
+    """Return how many test windows begin to forecast no later than a series' last known stamp."""
+    import pandas as pd
+
+    found, horizon = 0, series.spec.horizon
+    for span in series.spans:
+        if span.name in until:
+            stamps = series.stamps(span)
+            first = span.ends[1] - span.begin
+            begins = stamps[first : max(first, len(stamps) - horizon + 1)]
+            found += int((begins <= pd.Timestamp(until[span.name])).sum())
+    return found
 
 
 @click.command("evaluate", help=(evaluate.__doc__ or "").split("\n\n")[0])

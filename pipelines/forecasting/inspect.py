@@ -200,7 +200,8 @@ def usual_season(found: Inspection, values: Any = None) -> int:
     """Return the season that training would take for values, the longest series' if None."""
     import pandas as pd
 
-    from dlkit.data.series import cuts, season_of
+    from dlkit.data.season import season_of
+    from dlkit.data.series_split import cuts
     from dlkit.data.stationarity import filled
 
     if values is None:

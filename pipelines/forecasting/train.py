@@ -105,6 +105,7 @@ def train(
                 | {"lookback": data.spec.input_shape[0], "horizon": data.spec.horizon}
                 | {"frequency": data.alias, "season": data.season, "coverage": config.coverage}
                 | {"roles": data.roles._asdict(), "quantiles": data.spec.quantiles}
+                | {"known_until": data.known_until()}
                 | {name: getattr(data, name).tolist() for name in SCALE},
                 scales=scales(data),
             )
