@@ -207,6 +207,20 @@ def test_what_is_wrong_with_rows_is_told_by_row(run: Runs, monkeypatch: pytest.M
     assert rows["reasons"][40:70].str.startswith("gear / state").mean() > 0.9
 
 
+def test_the_farthest_numbers_are_the_strangest(run: Runs) -> None:
+    frame = pd.read_csv("rows.csv").head(60)
+    for i, value in enumerate((1e20, -9.97e36, 3e38)):
+        frame.loc[10 + i, "load"] = value
+    frame.to_csv("far.csv", index=False)
+    done = run("predict", "far.csv", "--output", "out.csv")
+    assert done.code == 0, done.err
+    found = pd.read_csv("out.csv")
+    assert np.isfinite(found["score"]).all()
+    assert found["is_anomaly"][10:13].all() and not found["is_anomaly"].all()
+    assert found["score"][10:13].min() > found["score"].drop([10, 11, 12]).max()
+    assert found["reasons"][10:13].str.startswith("load 1.00; ").all()
+
+
 def test_names_that_cannot_be(run: Runs, at: tuple[Path, dict[str, Any], Path]) -> None:
     for arguments, word in (
         (["predict", "none.csv"], "FILE: no file none.csv"),

@@ -98,6 +98,18 @@ def test_the_scale_is_that_of_training_rows_alone(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data.arrays(data.train.at)[0], other.arrays(other.train.at)[0])
 
 
+def test_numbers_whose_squares_are_infinite_are_drawn_in(tmp_path: Path) -> None:
+    path = table(tmp_path / "rows.csv")
+    frame = pd.read_csv(path)
+    frame.loc[196:, "a"] = [99999, 1e20, 3e38, -1e30]
+    frame.to_csv(path, index=False)
+    data = load_table(str(path), **{**DEFAULTS, "label": "kind", "normal": ("ok",)})
+    x = data.arrays(data.test.at)[0]
+    assert np.abs(x).max() < 100
+    assert 10 < x[-4, 0] < x[-3, 0] < x[-2, 0] and x[-1, 0] < -10
+    assert x[:-4, 0].max() < 10
+
+
 def test_odd_columns_are_told_and_harmless(tmp_path: Path) -> None:
     path = table(
         tmp_path / "rows.csv",

@@ -81,6 +81,17 @@ def test_windows_are_raw_outside_and_scaled_by_the_training_span_inside(waves: P
     assert np.array_equal(other.preprocess.mean, data.preprocess.mean)
 
 
+def test_a_far_value_is_drawn_in_alike_in_training_and_in_the_export(waves: Path) -> None:
+    table = pd.read_csv(waves)
+    table.loc[300, "c1"] = 9.97e36
+    table.to_csv(waves, index=False)
+    data = load(waves, window=16, label="state")
+    at = np.array([290, 320])
+    own = np.asarray(data.prepare(*data.arrays(at)))
+    assert 50 < own.max() < 100
+    assert np.array_equal(own, data.preprocess(data.inputs(at)))
+
+
 def test_rows_out_of_order_gaps_and_doubles_are_told(tmp_path: Path) -> None:
     table = frame(300)
     table.loc[[7, 8], "c1"] = np.nan

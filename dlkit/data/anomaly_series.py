@@ -125,7 +125,7 @@ def load_windows(
     columns = tables.Columns(names, {})
     fitted = fit_scaler({"rows": trained_rows(array, splits[0], window)}, columns, notes)
     scaler = WindowScaler(fitted.mean, fitted.deviation, name="scale")
-    scaled = tf.constant(((array - fitted.mean) / fitted.deviation).astype(np.float32))
+    scaled = scaler({"window": array})
     steps = np.arange(window)
     return AnomalyData(
         source=source,

@@ -13,15 +13,20 @@ from dlkit.data.tables import Columns
 
 # Shares of the rows at either end whose values are drawn in before the scale is measured.
 WINSORISED = 0.01
+# Of its mean, the share that is a column's least deviation.
+LEAST = 1e-6
+# Deviations from the mean beyond which the logarithm goes on, and those that nothing exceeds.
+LINEAR, FARTHEST = 10.0, 1e30
 
 
 @keras.saving.register_keras_serializable("dlkit")
 class TableScaler(keras.layers.Layer):
     """Raw columns in, float32 `(b, features)` out.
 
-    A number is given mean 0 and deviation 1, a missing one becomes 0, and columns that lacked
-    numbers in training get a feature that says so. A category becomes one feature for each name
-    known and a last one for every other name; a missing one has none.
+    A number is given mean 0 and deviation 1, beyond 10 by its logarithm (see `scaled`); a missing
+    one becomes 0, and columns that lacked numbers in training get a feature that says so. A category
+    becomes one feature for each name known and a last one for every other name; a missing one has
+    none.
 
     It is called on `{"rows": float32 (b, numeric), COLUMN: string (b,), ...}`, the names of columns
     being those of `Columns.endpoint`.
@@ -55,7 +60,7 @@ class TableScaler(keras.layers.Layer):
         if self.columns.numeric:
             rows = tf.cast(inputs["rows"], tf.float32)
             lacking = tf.math.is_nan(rows)
-            parts.append(tf.where(lacking, 0.0, (rows - self.mean) / self.deviation))
+            parts.append(tf.where(lacking, 0.0, scaled(rows, self.mean, self.deviation)))
             if self.gaps.any():
                 parts.append(tf.cast(tf.boolean_mask(lacking, self.gaps, axis=1), tf.float32))
         for name, known in self.columns.categories.items():
@@ -67,6 +72,8 @@ class TableScaler(keras.layers.Layer):
 
     def restore(self, x: Any) -> dict[str, Any]:
         """Return rows in raw units from what `call` gives or a model makes of it.
+
+        What lies beyond 10 deviations stays as near as its logarithm has brought it.
 
         Args:
             x: float32 `(b, features)`.
@@ -95,12 +102,23 @@ class TableScaler(keras.layers.Layer):
         }
 
 
+def scaled(x: Any, mean: np.ndarray, deviation: np.ndarray) -> Any:
+    """Return numbers `(..., columns)` in deviations from their means, beyond 10 by their logarithm.
+
+    What is farther stays farther, but neither a loss nor a covariance is that of one gross outlier
+    alone, such as the 99999 of a broken sensor, and squares are finite.
+    """
+    x = tf.clip_by_value((x - mean) / deviation, -FARTHEST, FARTHEST)
+    beyond = tf.maximum(tf.abs(x) - LINEAR, 0.0)
+    return tf.clip_by_value(x, -LINEAR, LINEAR) + tf.sign(x) * tf.math.log(1.0 + beyond)
+
+
 def fit_scaler(inputs: Mapping[str, np.ndarray], columns: Columns, notes: list[str]) -> TableScaler:
     """Return the scaler of training rows.
 
     The scale of a column is robust: its smallest and largest hundredth are drawn in to where they
-    begin before mean and deviation are taken (winsorised, Tukey 1962), unless nothing of the
-    deviation were left.
+    begin before mean and deviation are taken (winsorised, Tukey 1962), unless none of the deviation
+    is left.
 
     Args:
         inputs: training rows as the endpoint takes them.
@@ -123,7 +141,7 @@ def fit_scaler(inputs: Mapping[str, np.ndarray], columns: Columns, notes: list[s
         if values.min() == values.max():
             constant.append(name)
         else:
-            deviation[i] = max(drawn.std(), 1e-6 * abs(mean[i]))
+            deviation[i] = max(drawn.std(), LEAST * abs(mean[i]))
     known = {
         name: tuple(sorted(set(inputs[endpoint]) - {""}))
         for name, endpoint in columns.endpoint.items()

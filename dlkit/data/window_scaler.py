@@ -9,12 +9,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from dlkit.data.table_scaler import scaled
+
 
 @keras.saving.register_keras_serializable("dlkit")
 class WindowScaler(keras.layers.Layer):
     """`{"window": float32 (b, window, channels)}` in raw units to the same shape, scaled.
 
-    A missing value is taken as the mean.
+    Beyond 10 deviations the logarithm goes on, see `dlkit.data.table_scaler.scaled`; a missing value
+    is taken as the mean.
 
     Args:
         mean, deviation: of each channel, as `dlkit.data.table_scaler.fit_scaler` finds them.
@@ -28,7 +31,7 @@ class WindowScaler(keras.layers.Layer):
     def call(self, inputs: Mapping[str, Any]) -> Any:
         """Scale."""
         window = tf.cast(inputs["window"], tf.float32)
-        return tf.where(tf.math.is_nan(window), 0.0, (window - self.mean) / self.deviation)
+        return tf.where(tf.math.is_nan(window), 0.0, scaled(window, self.mean, self.deviation))
 
     def restore(self, x: Any) -> dict[str, Any]:
         """Return `reconstruction` `(b, window, channels)` in raw units of what a model gives."""

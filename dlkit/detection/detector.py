@@ -150,7 +150,7 @@ class Detector(tf.Module):
         return {
             "score": score,
             "p_value": chance,
-            "is_anomaly": score > self.threshold,
+            "is_anomaly": tf.logical_not(score <= self.threshold),  # what is no number too
             "feature_scores": by_column(found["features"], self.data),
         }
 

@@ -45,7 +45,7 @@ def anomaly_report(
     """
     y, score = data.test.y, scores["score"]
     judge: Any = anomaly if data.series is None else anomaly_series.Judge(data)
-    raised = score > limit
+    raised = ~(score <= limit)
     labelled = bool((y == 1).any() and (y == 0).any())
     parts = {
         name: judge.ranking(y, values)

@@ -201,8 +201,8 @@ class Judge:
         """
         found = anomaly.baselines(train, holdout, test)
         found["subsequence_pca"] = found.pop("pca_reconstruction")
-        scale = self.data.preprocess
-        z = moving_z((self.rows.values - scale.mean) / scale.deviation, self.rows.window)
+        scaled = np.asarray(self.data.preprocess({"window": self.rows.values}))
+        z = moving_z(scaled, self.rows.window)
         before = np.concatenate([[0.0], np.cumsum(z)])
         window = self.rows.window
         held, tested = (
