@@ -110,6 +110,18 @@ def test_numbers_whose_squares_are_infinite_are_drawn_in(tmp_path: Path) -> None
     assert x[:-4, 0].max() < 10
 
 
+@pytest.mark.parametrize("outlier", [1000.0, -99999.0])
+def test_one_gross_outlier_leaves_the_scale_of_its_column(tmp_path: Path, outlier: float) -> None:
+    path = table(tmp_path / "rows.csv", 400, 40)
+    options = {**DEFAULTS, "label": "kind", "normal": ("ok",)}
+    data, frame = load_table(str(path), **options), pd.read_csv(path)
+    frame.loc[data.train.at[3], "a"] = outlier
+    frame.to_csv(path, index=False)
+    x = load_table(str(path), **options).arrays(data.train.at)[0][:, 0]
+    assert 0.9 < np.delete(x, 3).std() < 1.2
+    assert 10 < abs(x[3]) < 25
+
+
 def test_odd_columns_are_told_and_harmless(tmp_path: Path) -> None:
     path = table(
         tmp_path / "rows.csv",

@@ -136,7 +136,7 @@ def fit_scaler(inputs: Mapping[str, np.ndarray], columns: Columns, notes: list[s
         low, high = np.quantile(values, [WINSORISED, 1 - WINSORISED])
         drawn = values.clip(low, high)
         # Of a column that is nearly always the same, the rest is what its scale is of.
-        drawn = drawn if drawn.std() > 0.1 * values.std() else values
+        drawn = drawn if drawn.std() > LEAST * max(abs(drawn.mean()), 1e-12) else values
         mean[i] = drawn.mean()
         if values.min() == values.max():
             constant.append(name)
