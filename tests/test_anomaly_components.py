@@ -19,13 +19,18 @@ def crossing_lines(n: int, seed: int) -> np.ndarray:
     return rows.astype(np.float32)
 
 
+def identity(width: int) -> keras.Model:
+    """A model whose code is the row itself."""
+    inputs = keras.Input((width,), name="example")
+    latent = keras.layers.Dense(width, kernel_initializer="identity", name="latent")(inputs)
+    out = keras.layers.Dense(width, kernel_initializer="identity", name="reconstruction")(latent)
+    return keras.Model(inputs, out)
+
+
 @pytest.fixture(scope="module")
 def member() -> Member:
-    """A model whose code is the row itself, and what it finds normal in both lines."""
-    inputs = keras.Input((2,), name="example")
-    latent = keras.layers.Dense(2, kernel_initializer="identity", name="latent")(inputs)
-    out = keras.layers.Dense(2, kernel_initializer="identity", name="reconstruction")(latent)
-    found = Member(keras.Model(inputs, out), "table")
+    """What such a model finds normal in both lines."""
+    found = Member(identity(2), "table")
     rows = crossing_lines(400, 0)
     found.fit([tf.constant(rows[:320])], [tf.constant(rows[320:])])
     return found
@@ -56,6 +61,17 @@ def test_a_known_row_is_no_neighbour_of_its_own(member: Member) -> None:
     new = member.look(tf.constant(crossing_lines(80, 3)))["local"].numpy()
     assert np.median(known) == pytest.approx(np.median(new), rel=0.5)
     assert np.median(member.look(tf.constant(rows))["local"].numpy()) < 0.8 * np.median(known)
+
+
+def test_more_columns_than_rows_leave_known_rows_as_near_as_new_ones() -> None:
+    generator = np.random.default_rng(0)
+    rows, new = (generator.normal(size=(n, 100)).astype(np.float32) for n in (50, 200))
+    wide = Member(identity(100), "table")
+    wide.fit([tf.constant(rows[:40])], [tf.constant(rows[40:])])
+    known = wide.look(tf.constant(rows[40:]), known=True)["local"].numpy()
+    fresh, strange = (wide.look(tf.constant(x))["local"].numpy() for x in (new, new * 2.5))
+    assert np.median(known) == pytest.approx(np.median(fresh), rel=0.5)
+    assert np.mean(strange > known.max()) > 0.95
 
 
 def test_without_itself_is_the_distance_from_the_others() -> None:

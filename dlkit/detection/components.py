@@ -222,28 +222,27 @@ def ways(model: keras.Model, kind: str) -> tuple[str, ...]:
     return (*found, *(["bound", "reconstruction_probability"] if gaussian else []))
 
 
-def whitened(latent: np.ndarray, least: float = 0.0) -> tuple[Any, Any]:
+def whitened(latent: np.ndarray, ridge: float = 0.0) -> tuple[Any, Any]:
     """Return mean and whitening matrix of codes, float32; directions without spread count little.
 
     Args:
         latent: float64 `(n, d)`.
-        least: variance that every direction has at least.
+        ridge: variance that every direction has besides its own: added, so that one row may be
+            taken out of the covariance again, see `without_itself`, which a floor would not allow.
     """
     mean = latent.mean(0)
     covariance = np.atleast_2d(np.cov(latent, rowvar=False))
     values, vectors = np.linalg.eigh(covariance)
-    least = max(least, 1e-6 * max(values.max(), 1e-12))
-    return (
-        tf.constant(mean, tf.float32),
-        tf.constant(vectors / np.sqrt(np.maximum(values, least)), tf.float32),
-    )
+    values = values.clip(0.0) + max(ridge, 1e-6 * max(values.max(), 1e-12))
+    return tf.constant(mean, tf.float32), tf.constant(vectors / np.sqrt(values), tf.float32)
 
 
 def without_itself(squared: Any, n: int) -> Any:
     """Return the squared Mahalanobis distance of a row of a sample from the other rows of it.
 
     Args:
-        squared: by the mean and covariance of all rows, `(b,)`, at most `(n - 1)**2 / n`.
+        squared: by the mean and covariance of all rows, `(b,)`, at most `(n - 1)**2 / n`; a ridge in
+            the covariance, however small, keeps it below where the features are more than the rows.
         n: rows, at least 4.
     Reference:
         Sherman & Morrison 1950, Ann. Math. Stat. 21: the inverse without one row.
