@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from dlkit.data.anomalies import AnomalyData, Examples
+from dlkit.data.spec import DetectorSpec
 from dlkit.detection.components import Member, without_itself
+from dlkit.detection.detector import Detector
 
 
 def crossing_lines(n: int, seed: int) -> np.ndarray:
@@ -25,6 +28,21 @@ def identity(width: int) -> keras.Model:
     latent = keras.layers.Dense(width, kernel_initializer="identity", name="latent")(inputs)
     out = keras.layers.Dense(width, kernel_initializer="identity", name="reconstruction")(latent)
     return keras.Model(inputs, out)
+
+
+def normal_rows(trained: int, held: int, tested: int) -> AnomalyData:
+    """Gaussian rows of 3 features, model inputs as they are."""
+    x = np.random.default_rng(4).normal(size=(trained + held + tested, 3)).astype(np.float32)
+    at = np.split(np.arange(len(x)), [trained, trained + held])
+    train, holdout, test = (Examples(each, np.zeros(len(each), np.int32)) for each in at)
+    return AnomalyData(
+        "made", train, holdout, test,
+        spec=DetectorSpec(input_shape=(3,), outputs=3, kind="table"),
+        inputs=lambda at: {"rows": x[at]},
+        arrays=lambda at: (x[at],),
+        prepare=lambda x: x,
+        preprocess=lambda raw: raw["rows"],
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +102,11 @@ def test_without_itself_is_the_distance_from_the_others() -> None:
     for i in range(3):
         found = float(without_itself(tf.constant(squared(x[i], x), tf.float64), len(x)))
         assert found == pytest.approx(squared(x[i], np.delete(x, i, 0)), rel=1e-9)
+
+
+@pytest.mark.parametrize("score", ["fusion", "neighbours"])
+def test_deviations_from_the_median_keep_to_the_rate_among_ranks(score: str) -> None:
+    data = normal_rows(200, 400, 2000)
+    detector = Detector([identity(3)], data, score=score, rate=0.02, method="mad")
+    scores = detector.scores(data.test.at)["score"]
+    assert 0.005 < np.mean(scores > detector.threshold) < 0.04

@@ -116,7 +116,7 @@ class Detector(tf.Module):
         # At or below the smallest every held-out example has that score or more.
         self.knots = tf.constant(knots, tf.float32)
         self.chances = tf.constant((n - first + 1.0) / (n + 1.0), tf.float32)
-        self.threshold = threshold(scores, rate, method, self.notes)
+        self.threshold = threshold(scores, rate, method, self.notes, ranked=True)
 
     def _held_out(self, function: Callable[..., dict[str, Any]]) -> dict[str, Any]:
         """Return what a function gives for the held-out examples, none its own neighbour."""

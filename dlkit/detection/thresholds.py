@@ -12,7 +12,12 @@ PEAKS, FEWEST_PEAKS = 0.1, 10
 
 
 def threshold(
-    scores: np.ndarray, rate: float, method: str, notes: list[str] | None = None
+    scores: np.ndarray,
+    rate: float,
+    method: str,
+    notes: list[str] | None = None,
+    *,
+    ranked: bool = False,
 ) -> float:
     """Return the score above which an example is called an anomaly.
 
@@ -24,6 +29,8 @@ def threshold(
             median and so many median absolute deviations as a Gaussian would need; "pot", peaks over
             threshold: a generalised Pareto tail fitted to the largest tenth.
         notes: gets a sentence where the method had to be changed.
+        ranked: the scores are `-ln P(score or more)`, of an exponential distribution by making: for
+            "mad" they are looked at as the Gaussian deviates of the same chances.
     Raises:
         DataError: fewer than two scores.
     Reference:
@@ -36,9 +43,11 @@ def threshold(
     if method == "mad":
         from scipy.stats import norm
 
-        middle = np.median(scores)
-        spread = 1.4826 * np.median(np.abs(scores - middle))
-        return float(middle + norm.isf(rate) * spread)
+        deviates = norm.isf(np.exp(-scores.astype(np.float64))) if ranked else scores
+        middle = np.median(deviates)
+        spread = 1.4826 * np.median(np.abs(deviates - middle))
+        limit = middle + norm.isf(rate) * spread
+        return float(-norm.logsf(limit) if ranked else limit)
     rank = int(np.ceil((n + 1) * (1 - rate)))  # of the score that `rate` of new ones exceed
     if method == "quantile" and rank <= n:
         return float(ordered[rank - 1])
