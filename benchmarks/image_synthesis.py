@@ -136,7 +136,7 @@ def likelihood(seconds: int, seed: int, data_dir: Path) -> dict[str, Any]:
     from dlkit.data.stream import eval_stream
     from dlkit.evaluation.likelihood import bounds, log_likelihood
     from dlkit.options import resolve
-    from pipelines.image_synthesis.config import Config, load
+    from pipelines.image_synthesis.config import Config, learnt, load
     from pipelines.image_synthesis.setup import compiled_model, training_stream
 
     params = ("layers=dense", "units=[500,500]", "latent_dim=50")
@@ -146,7 +146,7 @@ def likelihood(seconds: int, seed: int, data_dir: Path) -> dict[str, Any]:
         "schedule": "cosine",
     }  # fmt: skip
     config = resolve(Config, given)
-    data = load(config)
+    data = learnt(config, load(config))
     model = compiled_model(config, data.spec)
     stream, size = training_stream(config, data)
     held = eval_stream(

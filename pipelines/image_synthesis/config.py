@@ -148,6 +148,9 @@ class Config:
 def load(config: Config) -> Any:
     """Load the config's pictures: a `Data`, or for a translator a pair of them.
 
+    They are as they come, grey where `--binarise` is given: what a model makes is held against
+    such pictures. What it learns is `learnt` of them.
+
     Raises:
         DataError: see `dlkit.data.pictures.load_pictures`.
     """
@@ -163,8 +166,6 @@ def load(config: Config) -> Any:
     data = pictures.load_pictures(
         config.data, image_size=config.image_size, side=side_of(config.model), **given
     )
-    if config.binarise != "none":
-        data = pictures.binarised(data, config.split_seed, train=config.binarise == "fixed")
     if config.model not in TRANSLATORS:
         return data
     if config.domains is not None:
@@ -175,6 +176,15 @@ def load(config: Config) -> Any:
         config.data_b, image_size=data.spec.input_shape[0], like=data.spec.input_shape, **given
     )
     return data, other
+
+
+def learnt(config: Config, data: Any) -> Any:
+    """Return pictures as the config's model learns them: black or white where it says so."""
+    if config.binarise == "none":
+        return data
+    from dlkit.data import pictures
+
+    return pictures.binarised(data, config.split_seed, train=config.binarise == "fixed")
 
 
 def side_of(model: str) -> Any:

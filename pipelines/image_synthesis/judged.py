@@ -13,10 +13,23 @@ FEWEST = 100
 
 
 def more_of(
-    model: Any, config: Any, data: Any, pixels: Any, labels: Any, folder: Path, quiet: bool
+    model: Any,
+    config: Any,
+    data: Any,
+    own: Any,
+    pixels: Any,
+    labels: Any,
+    folder: Path,
+    quiet: bool,
 ) -> tuple[dict[str, Any], list[str]]:
     """Return more figures of a trained generator, and notes on them.
 
+    Args:
+        model, config: trained, and how.
+        data: pictures as they come, which a classifier is scored on.
+        own: the same as the model learnt them, whose likelihood is measured.
+        pixels, labels: what it made, uint8 `(n, h, w, c)`, and of what class, int32 `(n,)`.
+        folder, quiet: see `classification_accuracy_score`.
     Returns:
         `metrics` and `intervals`: of a variational autoencoder `elbo` and `nll`, in nats of a test
         picture; of a conditional model `classification_accuracy_score`. And notes.
@@ -28,8 +41,8 @@ def more_of(
     if hasattr(model, "log_weights"):
         from dlkit.evaluation.likelihood import bounds, log_likelihood
 
-        x = data.preprocess(data.test.x[:PICTURES]).numpy()
-        y = data.test.y[:PICTURES]
+        x = own.preprocess(own.test.x[:PICTURES]).numpy()
+        y = own.test.y[:PICTURES]
         for name, each in (
             ("elbo", bounds(model, x, y, config.seed)),
             ("nll", -log_likelihood(model, x, y, samples=DRAWS, seed=config.seed)),

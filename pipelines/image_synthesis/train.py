@@ -9,7 +9,7 @@ from typing import Any
 from dlkit.errors import counted
 from pipelines import tracked
 from pipelines.commands import outcome
-from pipelines.image_synthesis.config import DEFAULT_EPOCHS, TASK, TRANSLATORS, Config, load
+from pipelines.image_synthesis.config import DEFAULT_EPOCHS, TASK, TRANSLATORS, Config, learnt, load
 from pipelines.image_synthesis.setup import (
     checked,
     compiled_model,
@@ -48,6 +48,7 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
 
     # Pictures.
     data = load(config)
+    own = learnt(config, data)
     say(data.describe(), quiet)
     for note in data.notes:
         say(f"note: {note}", quiet)
@@ -60,21 +61,21 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
     say(f"judged by {net.describe()}", quiet)
 
     # Run.
-    run, folder = tracked.begin(TASK, config, params, data.fingerprint(), resume)
+    run, folder = tracked.begin(TASK, config, params, own.fingerprint(), resume)
     say(f"run {run.id}  {config.model}, {model.count_params():,} parameters", quiet)
 
     with tracking.recorded(run):
         tracked.keep(run, folder, config, model)
 
         # Fit.
-        stream, batch_size = training_stream(config, data)
+        stream, batch_size = training_stream(config, own)
         steps_per_epoch = len(data.train) // batch_size
         epochs = config.epochs or (None if config.time_limit else DEFAULT_EPOCHS)
         grows = growth(model, config, stream, steps_per_epoch, epochs, folder, quiet)
         rivals = getattr(model, "discriminator_optimizer", None)
         held = eval_stream(
-            (data.validation.x, data.validation.y),
-            lambda x, y: (data.preprocess(x), y),
+            (own.validation.x, own.validation.y),
+            lambda x, y: (own.preprocess(x), y),
             batch_size=250,
         )
         watch = Watch(
@@ -134,7 +135,7 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
         among = data.train if model.conditional else data.test
         labels = labels_like(data.train.y, min(config.count, len(among)), config.seed)
         pixels = Sampler(model)(0, labels)
-        more, said = more_of(model, config, data, pixels, labels, folder, quiet)
+        more, said = more_of(model, config, data, own, pixels, labels, folder, quiet)
         report = synthesis_report(
             pixels,
             data,
