@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from made import Done
 
+from dlkit.data import pieces
 from dlkit.data.anomaly_series import load_windows, per_row
 from dlkit.data.spec import DetectorSpec
 from dlkit.errors import DataError, SpecError
@@ -106,6 +107,55 @@ def test_rows_out_of_order_gaps_and_doubles_are_told(tmp_path: Path) -> None:
     values = data.series.values[:, 0]
     assert values[7] == values[6] == values[8]
     assert data.about["frequency"] == "h"
+
+
+def read_in_pieces(file: Path, **about: Any) -> tuple[list[pieces.Piece], list[str]]:
+    """Read a file as predict does, by a manifest of windows of 4 steps; also what is told."""
+    notes: list[str] = []
+    manifest = {"kind": "series", "input_shape": [4, 1], "columns": ["c0"]}
+    manifest |= {"time": "when", "frequency": "h"} | about
+    return list(pieces.pieces([str(file)], manifest, notes)()), notes
+
+
+def test_stamps_that_fall_are_refused_when_predicting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "ROWS", 10)
+    table, path = frame(40), tmp_path / "file.csv"
+    table[::-1].to_csv(path, index=False)
+    with pytest.raises(DataError, match=r"'when' falls .* in row 2; .* sort the file first"):
+        read_in_pieces(path)
+    # Where the second piece begins, and within it.
+    for at in (20, 23):
+        pd.concat([table[:20], table[20 : at + 1], table[3:9]]).to_csv(path, index=False)
+        with pytest.raises(DataError, match=f"to 2024-01-01 03:00:00 in row {at + 2};"):
+            read_in_pieces(path)
+    with_hole = table.drop(index=[9, 10, 30])
+    pd.concat([with_hole[:5], with_hole[4:]]).to_csv(path, index=False)
+    _, notes = read_in_pieces(path)
+    assert len(notes) == 2
+    assert "1 stamp there more than once" in notes[0]
+    assert "stamps missing in 2 places at frequency h" in notes[1]
+
+
+def test_stamps_in_order_and_those_that_cannot_be_read_leave_rows_as_they_stand(
+    tmp_path: Path,
+) -> None:
+    table, path = frame(40), tmp_path / "file.csv"
+    for stamps, alias in (
+        (pd.date_range("1900-01-01", periods=40, freq="YS").year, "YS-JAN"),
+        (pd.date_range("2024-01-31", periods=40, freq="ME"), "ME"),
+        (pd.date_range("2024-01-01", periods=40, freq="B"), "B"),
+    ):
+        table.assign(when=stamps).to_csv(path, index=False)
+        found, notes = read_in_pieces(path, frequency=alias)
+        assert not notes and len(found[0].inputs["window"]) == 37
+    table.assign(when="soon").to_csv(path, index=False)
+    found, (note,) = read_in_pieces(path)
+    assert "hold no stamp, such as 'soon'; rows are taken in the order" in note
+    assert len(found[0].inputs["window"]) == 37
+    table.drop(columns="when").rename(columns={"c0": " c0 "}).to_csv(path, index=False)
+    assert not read_in_pieces(path)[1]
 
 
 @pytest.mark.parametrize(

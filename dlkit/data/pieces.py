@@ -11,14 +11,13 @@ import numpy as np
 import pandas as pd
 
 from dlkit.data import tables
+from dlkit.data.piece_notes import Clock, Unseen
 from dlkit.data.table_files import json_rows
 from dlkit.data.tables import Columns
 from dlkit.errors import DataError, counted, some_of
 
 # Rows read at once, and images.
 ROWS, IMAGES = 20_000, 128
-# Names that are told where many are meant.
-NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def pieces(
         notes: gets sentences a user should read, once all is read.
     Raises:
         DataError: no such file, or one of another kind. When read: missing columns, text among
-            numbers, infinities (each with its row), or no rows.
+            numbers, infinities, stamps that fall (each with its row), or no rows.
     """
     if about["kind"] == "images":
         from dlkit.data.images import images_under
@@ -108,15 +107,20 @@ def frames(file: str) -> Iterator[pd.DataFrame]:
 
 
 def _tables(files: Sequence[str], about: Mapping[str, Any], notes: list[str]) -> Iterator[Piece]:
-    columns, unseen = columns_of(about), {}
+    columns = columns_of(about)
+    unseen = Unseen(columns)
     heading: list[str] | None = None
     left_out: dict[str, None] = {}
     for file in files:
-        first, own, windows = 1, None, Windows(about) if about["kind"] == "series" else None
+        first, own, clock = 1, None, Clock(about, f"FILE {file}")
+        windows = Windows(about) if about["kind"] == "series" else None
         for frame in frames(file):
             if not len(frame):
                 continue
-            frame.columns = [str(name) for name in frame.columns]
+            frame.columns = [str(name).strip() for name in frame.columns]
+            twice = frame.columns[frame.columns.duplicated()]
+            if len(twice):
+                raise DataError(f"FILE {file}: has two columns '{twice[0]}'")
             frame.index = pd.RangeIndex(len(frame))
             own = list(frame.columns) if own is None else own
             # A line of JSON may leave out what another has; what the first ones lack is an error.
@@ -129,7 +133,8 @@ def _tables(files: Sequence[str], about: Mapping[str, Any], notes: list[str]) ->
                     f"FILE {file}: {counted(len(frame), 'row')}; the model reads windows of "
                     f"{windows.size}"
                 )
-            _count_unseen(raw, columns, unseen)
+            clock.look(frame, first)
+            unseen.look(raw)
             frame = frame.reindex(columns=heading)
             piece = Piece(frame, raw) if windows is None else windows.piece(frame, raw["rows"])
             yield piece
@@ -141,11 +146,8 @@ def _tables(files: Sequence[str], about: Mapping[str, Any], notes: list[str]) ->
                 f"FILE {file}: has {counted(first - 1, 'row')}; accepted: at least {windows.size}, "
                 "a window"
             )
-    for name, (rows, names) in unseen.items():
-        notes.append(
-            f"column '{name}': {counted(rows, 'row')} with names that training did not know "
-            f"({some_of(list(names), NAMED)}); scored as unseen"
-        )
+        notes += clock.told()
+    notes += unseen.told()
     if left_out:
         notes.append(f"not in the first rows, and left out: {some_of(list(left_out))}")
 
@@ -167,20 +169,6 @@ def numbers(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
         elif set(columns.categories[name]) <= {"True", "False"}:
             found[name] = column.str.capitalize()
     return frame.assign(**found)
-
-
-def _count_unseen(
-    raw: Mapping[str, np.ndarray],
-    columns: Columns,
-    unseen: dict[str, tuple[int, dict[str, None]]],
-) -> None:
-    """Add the rows whose categories training did not know, with a few of their names."""
-    for name, endpoint in columns.endpoint.items():
-        other = ~pd.Series(raw[endpoint]).isin(["", *columns.categories[name]]).to_numpy()
-        if other.any():
-            rows, names = unseen.get(name, (0, {}))
-            more = dict.fromkeys(raw[endpoint][other][: NAMED + 1]) if len(names) <= NAMED else {}
-            unseen[name] = rows + int(other.sum()), names | more
 
 
 class Windows:

@@ -88,8 +88,8 @@ def command(
 
     The same rows come out, in order, with `score`, `p_value` (the share of held-out normal rows with
     that score or more), `is_anomaly` and `reasons`: the three columns that the score is most due to,
-    each with its share. A row of a series is scored by the window that ends in it. Without --output
-    or --json the rows with the highest scores are shown.
+    each with its share. A row of a series, whose stamps must rise, is scored by the window that ends
+    in it. Without --output or --json the rows with the highest scores are shown.
     """
     check_name(output, "--output", (".csv", ".jsonl"))
     check_name(plot, "--plot", (".png",))
