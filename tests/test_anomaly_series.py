@@ -17,6 +17,8 @@ from dlkit.data.anomaly_series import load_windows, per_row
 from dlkit.data.spec import DetectorSpec
 from dlkit.errors import DataError, SpecError
 from dlkit.evaluation.anomaly_series import events, moving_z, runs, vus_pr
+from pipelines.anomaly_detection.config import Config
+from pipelines.anomaly_detection.config import load as load_by_config
 
 TASK = "anomaly-detection"
 
@@ -171,6 +173,22 @@ def test_stamps_in_order_and_those_that_cannot_be_read_leave_rows_as_they_stand(
 def test_what_cannot_be_is_said(waves: Path, options: dict[str, Any], words: str) -> None:
     with pytest.raises(DataError, match=words):
         load(waves, **options)
+
+
+def test_ignored_columns_and_channels_go_together_and_evaluation_needs_neither(
+    waves: Path,
+) -> None:
+    assert load(waves, window=16, label="state", channels=("c0",), ignored=("c1",)).columns == (
+        "c0",
+    )
+    with pytest.raises(DataError, match=r"--ignore: .* no column 'c9'"):
+        load(waves, window=16, channels=("c0",), ignored=("c9",))
+    table = pd.read_csv(waves).rename(columns={"c0": "c, 0"})
+    table.drop(columns="c1").to_csv(waves, index=False)
+    config = Config(data=str(waves), window=8, ignore="c1", label="state")
+    about = {"columns": ["c, 0"], "window": 16}
+    other = load_by_config(config, about)
+    assert other.columns == ("c, 0",) and other.spec.input_shape == (16, 1)
 
 
 def test_too_few_rows_or_two_series_in_one_are_refused(tmp_path: Path) -> None:

@@ -87,7 +87,8 @@ def load_windows(
     where, notes = f"--data {source}", []
     check_source(source)
     frame = series_sources.read(source)
-    for flag, names in (("--time", [time] if time else []), ("--channels", channels)):
+    asked = {"--time": [time] if time else [], "--channels": channels, "--ignore": ignored}
+    for flag, names in asked.items():
         for name in names:
             if name not in frame:
                 raise DataError(
@@ -106,6 +107,7 @@ def load_windows(
         y = y if y is None else y[order]
         notes.append(f"{where}: the stamps were not in order and have been sorted")
     alias = said_of_stamps(index, where, notes)
+    ignored = [name for name in ignored if name in frame]
     values = filled(frame, ignored, channels, where, notes)
     names, array = tuple(values.columns), values.to_numpy(np.float32)
 

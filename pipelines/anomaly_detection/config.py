@@ -139,8 +139,14 @@ def of_series(config: Config) -> bool:
     return not (config.time is None and config.window is None and config.channels is None)
 
 
-def load(config: Config) -> Any:
-    """Load the config's examples."""
+def load(config: Config, about: Mapping[str, Any] | None = None) -> Any:
+    """Load the config's examples.
+
+    Args:
+        config: of a run.
+        about: the manifest of its export, where the source is another: a series is then read by the
+            run's channels and window.
+    """
     if config.normal_class is not None:
         from dlkit.data.anomaly_images import load_images_for_detection
 
@@ -160,11 +166,11 @@ def load(config: Config) -> Any:
         return load_windows(
             config.data,
             time=config.time,
-            channels=listed(config.channels),
-            ignored=listed(config.ignore),
+            channels=tuple(about["columns"]) if about else listed(config.channels),
+            ignored=() if about else listed(config.ignore),
             label=config.label,
             normal=listed(config.normal),
-            window=config.window,
+            window=about["window"] if about else config.window,
             contaminated=config.contaminated,
         )
     from dlkit.data.anomaly_tables import load_table

@@ -66,9 +66,7 @@ def evaluate(
         assert config is not None
         given = {"data": data, "label": label, "normal": normal}
         changed = {k: v for k, v in given.items() if v is not None}
-        if about["kind"] == "series":
-            changed |= {"window": about["window"], "channels": ",".join(about["columns"])}
-        examples = load(dataclasses.replace(config, **changed))
+        examples = load(dataclasses.replace(config, **changed), about if data else None)
         if examples.spec.input_shape != tuple(about["input_shape"]):
             raise DataError(
                 f"--data {data or config.data}: examples of {examples.spec.input_shape}; the run "
