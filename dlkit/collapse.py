@@ -35,7 +35,9 @@ class Watch:
     to the validation pictures; or where the model has a `test_step` of its own, the likelihood's
     loss there, and its other metrics), and for adversarial models `spread` (mean distance between
     the features of two pictures, over that of real ones), `modes` (classes that occur among 1,000,
-    over those among as many real ones; none where the net tells no classes) and `collapsed` (1 or 0).
+    over those among as many real ones; none where the net tells no classes) and `collapsed` (1 or
+    0). A discriminator that is always right is told, but is no collapse; of a critic
+    (`wgan-gp`), which is there to tell the two apart, it is not even told.
 
     Args:
         model: the generator, in training.
@@ -104,15 +106,17 @@ class Watch:
         if self.net.labels:
             found["modes"] = classes(probabilities[: self.looked_at]) / self.real_modes
         grown_up = int(self.model.optimizer.iterations.numpy()) >= FIRST_STEPS
-        self.words = trouble(found, logs) if grown_up else None
-        found["collapsed"] = float(self.words is not None)
+        alike = collapse(found) if grown_up else None
+        found["collapsed"] = float(alike is not None)
+        judged = grown_up and not self.model.adversary.penalised
+        self.words = alike or (won(logs) if judged else None)
         if self.on_collapse == "warn":
             return Validated(found)
-        return Validated(found, self.words, ends=self.on_collapse == "stop")
+        return Validated(found, alike, ends=self.on_collapse == "stop")
 
 
-def trouble(found: Mapping[str, float], logs: Mapping[str, float]) -> str | None:
-    """Return what is wrong with pictures, by what `Watch` found and the epoch's metrics, or None."""
+def collapse(found: Mapping[str, float]) -> str | None:
+    """Return how alike pictures have become, by what `Watch` found, or None."""
     if found["spread"] < SPREAD:
         return (
             f"the pictures have collapsed: they differ {found['spread']:.2f} as much as real ones"
@@ -122,6 +126,11 @@ def trouble(found: Mapping[str, float], logs: Mapping[str, float]) -> str | None
             f"the pictures have collapsed: {found['modes']:.0%} of the classes that as many real "
             "ones show"
         )
+    return None
+
+
+def won(logs: Mapping[str, float]) -> str | None:
+    """Return what is to be said of the discriminator, by the epoch's metrics, or None."""
     known = logs.get("real_accuracy"), logs.get("fake_accuracy")
     if all(share is not None and share >= WON for share in known):
         return "the discriminator is always right: the generator learns little from it"

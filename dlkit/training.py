@@ -65,6 +65,7 @@ def fit(
     descends: bool = True,
     carried: Sequence[Any] = (),
     taught: Callable[[Any], Any] | None = None,
+    remedy: str = "a smaller --learning-rate, or --clip-norm 1",
     on_save: Callable[[], None] = lambda: None,
     quiet: bool = False,
 ) -> Position:
@@ -117,6 +118,7 @@ def fit(
         carried: variables of the training run that are not the model's, such as the state that
             recurrent layers carry from batch to batch.
         taught: makes of a batch of the stream what the model trains on, within the step.
+        remedy: what to try where training diverged for the third time.
         on_save: called before each checkpoint: what was logged up to there must be safe by then,
             since a resumed run does not repeat it.
         quiet: show nothing.
@@ -232,7 +234,7 @@ def fit(
         if at.retries == RETRIES:
             raise TrainingError(
                 f"training diverged at learning rates {rates[0]:g}, {rates[1]:g} and {rates[2]:g}: "
-                f"{reason}; try a smaller --learning-rate, or --clip-norm 1"
+                f"{reason}; try {remedy}"
             )
         at.retries, at.rate_factor = at.retries + 1, at.rate_factor * 0.5
         go_back(f"{reason}: learning rate halved from {rates[-1]:g} to {rates[-1] / 2:g}")

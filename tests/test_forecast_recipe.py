@@ -106,6 +106,12 @@ def test_a_panel_with_covariates_from_table_to_forecast(
     done = dlkit(TASK, "predict", "latest", str(shops))
     assert done.code == 2
     assert "future covariates (promotion) are needed up to" in done.err
+    short = ahead[pd.to_datetime(ahead["day"]) < "2024-07-25"]
+    short.to_csv("short.csv", index=False)
+    near = dlkit(TASK, "predict", "latest", "short.csv", "--horizon", "3", "--json")
+    assert near.code == 0, near.err
+    for line, row in zip(near.out.splitlines(), [*rows[:3], *rows[7:10]], strict=True):
+        assert json.loads(line)["forecast"] == pytest.approx(float(row["forecast"]), rel=1e-5)
 
     # The exported graph takes raw rows; a longer lookback than it has is not its business.
     exported = dlkit(TASK, "export", "latest", "--out", "out", *OTHERS, "--json")
@@ -129,6 +135,9 @@ def test_evaluated_again_and_fold_by_fold(dlkit: Runs, shops: Path) -> None:
     for name, value in done.json["metrics"].items():
         assert again.json["metrics"][name] == pytest.approx(value, rel=1e-4), name
     assert again.json["baselines"] == done.json["baselines"]
+    known = dlkit(TASK, "evaluate", "latest", "--split", "30/30/40")
+    assert known.code == 0, known.err
+    assert "84 of 156 test windows begin no later than what the run was trained" in known.err
 
     # Another table, in which each value is twice as large: errors in the run's scale are as well.
     other = pd.read_csv(shops)
@@ -199,6 +208,7 @@ def test_beyond_the_trained_horizon(dlkit: Runs, shops: Path) -> None:
         (["--model", "lstmm"], "did you mean 'lstm'?"),
         (["--quantiles", "0.5"], "two or more different numbers"),
         (["--quantiles", "0.1,1.5"], "between 0 and 1"),
+        (["--quantiles", "0.1,0.9"], "the median, 0.5, is the forecast"),
         (["--split", "80/20"], "--split: got '80/20'"),
         (["--horizon", "400"], "need"),
         (["--fill", "forwards"], "did you mean 'forward'?"),

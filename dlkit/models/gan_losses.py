@@ -83,5 +83,7 @@ ADVERSARIES = {
     ),
     "hinge": Adversary(hinge_discriminator, wasserstein_generator),
     "lsgan": Adversary(lsgan_discriminator, lsgan_generator, middle=0.5),
-    "relativistic": Adversary(relativistic_discriminator, relativistic_generator, relative=True),
+    "relativistic": Adversary(
+        relativistic_discriminator, relativistic_generator, relative=True, middle=None
+    ),
 }

@@ -13,7 +13,8 @@ from keras import layers, random
 class ImagePool(layers.Layer):
     """Keeps generated pictures, and gives half of the new ones back as old ones.
 
-    What it keeps are variables, so that a checkpoint has them.
+    What it keeps are variables, so that a checkpoint has them; float32 also where layers compute in
+    less, since it has nothing to compute.
 
     Args:
         capacity: pictures kept.
@@ -25,6 +26,8 @@ class ImagePool(layers.Layer):
         a batch take places of their own, so that the batch is done at once; of a batch that fills
         the pool, or is larger than it, the rest is given back only.
     """
+
+    full_precision = True
 
     def __init__(self, capacity: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)

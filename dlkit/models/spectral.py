@@ -6,6 +6,7 @@ Reference:
     arXiv:1802.05957, section 2.1 and algorithm 1. The kernel `(kh, kw, in, out)` of a convolution
     is the matrix `(kh * kw * in, out)`. One step of power iteration each training call; its vector
     is kept, the gradient goes through sigma with the vectors held, and no call alters the kernel.
+    All this is in float32; where a layer computes in less, the normalised kernel is cast.
     (Keras's own wrapper divides the stored kernel at each call and stops sigma's gradient.)
 """
 
@@ -21,6 +22,10 @@ EPSILON = 1e-12
 
 class SpectralMixin:
     """Keeps the left vector of the power iteration, and gives the normalised kernel."""
+
+    def add_weight(self, *args: Any, **kwargs: Any) -> Any:
+        """Add a variable that is float32 also where the layer computes in less."""
+        return super().add_weight(*args, **kwargs | {"autocast": False})  # type: ignore[misc]
 
     def make_vector(self, width: int) -> None:
         """Add the vector `(1, width)`, of the kernel's outputs."""
@@ -40,7 +45,7 @@ class SpectralMixin:
             u = unit(u)
         u, v = ops.stop_gradient(u), ops.stop_gradient(v)
         sigma = ops.sum(ops.matmul(v, matrix) * u)
-        return kernel / sigma
+        return ops.cast(kernel / sigma, self.compute_dtype)  # type: ignore[attr-defined]
 
     def save_own_variables(self, store: Any) -> None:
         """Save all variables: those of Conv2D and Dense save kernel and bias alone."""
@@ -68,7 +73,7 @@ class SpectralConv2D(SpectralMixin, layers.Conv2D):
     def call(self, inputs: Any, training: bool = False) -> Any:
         """Convolve `(b, h, w, c)`."""
         y = self.convolution_op(inputs, self.normalised(self.kernel, training))
-        return y + self.bias if self.use_bias else y
+        return y + ops.cast(self.bias, y.dtype) if self.use_bias else y
 
 
 @keras.saving.register_keras_serializable("dlkit")
@@ -83,7 +88,7 @@ class SpectralDense(SpectralMixin, layers.Dense):
     def call(self, inputs: Any, training: bool = False) -> Any:
         """Map `(b, n)` to `(b, units)`."""
         y = ops.matmul(inputs, self.normalised(self.kernel, training))
-        return y + self.bias if self.use_bias else y
+        return y + ops.cast(self.bias, y.dtype) if self.use_bias else y
 
 
 @keras.saving.register_keras_serializable("dlkit")
