@@ -169,6 +169,16 @@ def test_gaps_are_filled_as_asked(tmp_path: Path) -> None:
     np.testing.assert_allclose(line.rows[5:7, 0], np.interp([5, 6], [4, 7], sales[[4, 7]]))
 
 
+def test_filled_values_that_are_scored_are_counted(tmp_path: Path) -> None:
+    for rows, count in (([5, 6], 0), ([5, 170, 180], 2)):
+        frame = days().drop(index=rows)
+        data = load_series(written(frame, tmp_path), fill="forward", lookback=14, horizon=7)
+        said = [note for note in data.notes if "score as truths" in note]
+        assert said == (
+            [f"{count} values of the test span were filled, and score as truths"] * (count > 0)
+        )
+
+
 def test_the_newest_window_and_its_future_covariates(tmp_path: Path) -> None:
     frame = days(promo=np.arange(200) % 3)
     frame.loc[190:, "sales"] = np.nan  # what is to be forecast

@@ -192,6 +192,7 @@ def load_series(
     columns = [*roles.targets, *roles.past, *in_table(roles.future)]
     kept: list[tuple[str, pd.DataFrame]] = []
     static: dict[str, np.ndarray] = {}
+    filled: dict[str, np.ndarray] = {}
     refused: list[str] = []
     ahead = 0
     for name, part in parts:
@@ -199,6 +200,7 @@ def load_series(
             known = without_end(part, roles.targets)
             ahead += len(part) - len(known)
             whole, said = regular(known[columns], alias, fill, f"series {name}" if name else where)
+            filled[name] = known[list(roles.targets)].reindex(whole.index).isna().to_numpy()
             whole = with_calendar(whole, roles.future)
             static[name] = static_of(part, roles, name)
             varies = [(whole[t] != whole[t].iloc[0]).any() for t in roles.targets]
@@ -260,6 +262,11 @@ def load_series(
         long_enough.append((name, part))
     if not long_enough:
         raise DataError(f"{where}: no series can be used: {refused[-1]}")
+    untrue = sum(int(filled[name][ends[name][1] : ends[name][2]].sum()) for name, _ in long_enough)
+    if untrue:
+        notes.append(
+            f"{counted(untrue, 'value')} of the test span were filled, and score as truths"
+        )
     if refused:
         more = f" (and {len(refused) - NAMED:,} more)" if len(refused) > NAMED else ""
         notes.append(f"series left out: {'; '.join(refused[:NAMED])}{more}")
