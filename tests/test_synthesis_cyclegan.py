@@ -19,6 +19,7 @@ from dlkit.models.cycle import DIRECTIONS, CycleGan
 from dlkit.models.cyclegan import cyclegan
 from dlkit.models.image_pool import ImagePool
 from dlkit.plan import Validated
+from dlkit.precision import computing_in
 
 SMALL: dict[str, Any] = {
     "filters": 2, "blocks": 1, "kernel_size": 3, "discriminator_filters": 2, "pool": 6,
@@ -148,6 +149,17 @@ def test_a_batch_larger_than_the_pool_goes_through() -> None:
     np.testing.assert_array_equal(np.array(pool.kept).ravel(), [0, 1, 2])
     again = np.array(pool(batch + 8)).ravel()
     assert set(again[3:]) == set(range(11, 16)) and set(again[:3]) <= set(range(11))
+
+
+def test_a_step_in_bfloat16_keeps_its_pool_in_float32() -> None:
+    model = made()
+    a, b = (tf.constant(each[:4]) for each in domains())
+    first = np.array(model.a_to_b(a, training=True))
+    with computing_in(model, "bfloat16"):
+        logs = model.train_step((a, b))
+    assert all(np.isfinite(float(value)) for value in logs.values())
+    assert model.pool_a.kept.dtype == "float32" and int(model.pool_a.filled) == 4
+    np.testing.assert_allclose(np.array(model.pool_b.kept)[:4], first, atol=0.1)
 
 
 def test_a_saved_model_translates_the_same_and_keeps_its_pool(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from dlkit.export.pictures import PictureGenerator, Translator
 from dlkit.models import gan_losses
 from dlkit.models.diff_augment import augmented
 from dlkit.models.spectral import SpectralConv2D, SpectralDense, SpectralEmbedding
+from dlkit.precision import computing_in
 
 SYNTHESIS = "image-synthesis"
 SIDE = 8
@@ -396,6 +397,39 @@ def test_sigma_stays_true_while_training() -> None:
     assert checked == 2
 
 
+def test_sigma_is_found_in_float32_where_layers_compute_in_less() -> None:
+    for layer, x in spectral_layers():
+        layer(x)
+        layer.dtype_policy = "mixed_bfloat16"
+        for _ in range(100):
+            answer = layer(x, training=True)
+        assert answer.dtype == tf.bfloat16
+        kernel = np.array(layer.weights[0], np.float64).reshape(-1, layer.vector.shape[1])
+        length = np.linalg.norm(np.array(layer.vector))
+        assert length == pytest.approx(1.0, abs=1e-5)
+        sigma = np.linalg.norm(kernel @ np.array(layer.vector)[0])
+        assert sigma == pytest.approx(singular(layer), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("model", "heads"),
+    [
+        ("dcgan", {"generator_1", "discriminator_logit"}),
+        ("vae", {"log_variance", "decoder_logits"}),
+        ("ddpm", {"head"}),
+        ("cyclegan", {"a_to_b_conv_out", "b_to_a_conv_out", "judge_a_logits", "judge_b_logits"}),
+    ],
+)
+def test_the_head_of_each_net_stays_float32(model: str, heads: set[str]) -> None:
+    row = next(row for row in TABLE if row.model == model)
+    whole: Any = models.build(SYNTHESIS, model, spec(), row.params)
+    with computing_in(whole, "bfloat16"):
+        layers = [each for each in whole._flatten_layers() if each.weights]
+        full = {each.name for each in layers if each.compute_dtype == "float32"}
+        half = {each.name for each in layers if each.compute_dtype == "bfloat16"}
+    assert heads <= full and half
+
+
 # ---- Losses, and what the discriminator sees.
 
 
@@ -472,6 +506,15 @@ def test_accuracy_is_told_of_what_each_loss_wants(adversary: str) -> None:
         model._note(tf.constant(0.0), real, fake)
         assert float(model.means["real_accuracy"].result()) == share
         assert float(model.means["fake_accuracy"].result()) == share
+
+
+def test_a_loss_of_differences_knows_no_middle_of_its_own() -> None:
+    model = compiled(Row("dcgan", 0, TABLE[1].params, {"adversary": "relativistic"}))
+    for shift in (-7.0, 0.0, 7.0):
+        model.reset_metrics()
+        model._note(tf.constant(0.0), tf.fill((4, 1), shift + 1.0), tf.fill((4, 1), shift - 1.0))
+        assert float(model.means["real_accuracy"].result()) == 1.0
+        assert float(model.means["fake_accuracy"].result()) == 1.0
 
 
 def test_pictures_judged_together_are_stacked_as_channels() -> None:
