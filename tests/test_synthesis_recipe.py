@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from made import Done, exports_unchecked, pictures, runner
 from PIL import Image
 
@@ -30,7 +31,16 @@ Runs = Callable[..., Done]
 SMALL = {
     "dcgan": ["-p", "latent_dim=6", "-p", "filters=8", "-p", "discriminator_filters=8"],
     "cgan": ["-p", "latent_dim=6", "-p", "filters=8", "-p", "discriminator_filters=8"],
-    "vae": ["-p", "layers=dense", "-p", "units=[32]", "-p", "latent_dim=4", "--binarise", "dynamic"],
+    "vae": [
+        "-p",
+        "layers=dense",
+        "-p",
+        "units=[32]",
+        "-p",
+        "latent_dim=4",
+        "--binarise",
+        "dynamic",
+    ],
 }
 CHILD = """
 import dataclasses
@@ -432,6 +442,7 @@ def test_collapse_is_told(
     if on_collapse == "restore":  # twice with half the rate, and then it is given up
         assert done.code == 2
         assert "diverged at learning rates 1e-06, 5e-07 and 2.5e-07: the pictures have" in done.err
+        assert "try a smaller --learning-rate, or another --loss" in done.err
         return
     assert done.code == 0, done.err
     run = tracking.find_run(done.json["run"], TASK)
@@ -443,21 +454,48 @@ def test_collapse_is_told(
 
 
 @pytest.mark.parametrize(
-    ("found", "logs", "words"),
+    ("found", "words"),
     [
-        ({"spread": 0.9, "modes": 1.0}, {"real_accuracy": 0.8, "fake_accuracy": 1.0}, None),
-        ({"spread": 0.3, "modes": 1.0}, {}, "they differ 0.30 as much as real ones"),
-        ({"spread": 0.9, "modes": 0.2}, {}, "20% of the classes that as many real ones show"),
-        ({"spread": 0.9}, {"real_accuracy": 1.0, "fake_accuracy": 1.0}, "is always right"),
+        ({"spread": 0.9, "modes": 1.0}, None),
+        ({"spread": 0.9}, None),
+        ({"spread": 0.3, "modes": 1.0}, "they differ 0.30 as much as real ones"),
+        ({"spread": 0.9, "modes": 0.2}, "20% of the classes that as many real ones show"),
     ],
 )
-def test_what_is_trouble(
-    found: dict[str, float], logs: dict[str, float], words: str | None
-) -> None:
-    from dlkit.collapse import trouble
+def test_what_is_a_collapse(found: dict[str, float], words: str | None) -> None:
+    from dlkit.collapse import collapse
 
-    said = trouble(found, logs)
+    said = collapse(found)
     assert said is None if words is None else words in str(said)
+
+
+@pytest.mark.parametrize("adversary", ["ns", "relativistic", "wgan-gp"])
+def test_a_discriminator_that_is_always_right_is_no_collapse(
+    monkeypatch: pytest.MonkeyPatch, adversary: str
+) -> None:
+    from dlkit import collapse
+    from dlkit.data.pictures import load_pictures
+    from dlkit.evaluation.feature_net import FeatureNet
+    from dlkit.models import build
+    from dlkit.models.gan_losses import ADVERSARIES
+
+    def answer(x: np.ndarray) -> Any:
+        return tf.reshape(tf.cast(x, tf.float32), (len(x), -1))[:, :16], tf.zeros((len(x), 0))
+
+    monkeypatch.setattr(collapse, "FIRST_STEPS", 0)
+    monkeypatch.setattr(collapse, "SPREAD", 0.0)  # however alike they are
+    data = load_pictures("digits")
+    params = {"generator": [8], "discriminator": [4], "latent_dim": 3}
+    model = build(TASK, "gan", data.spec, params)
+    model.compile(adversary=adversary)
+    watch = collapse.Watch(model, data, FeatureNet(answer, {"labels": []}), on_collapse="stop")
+    assert watch({"real_accuracy": 0.8, "fake_accuracy": 1.0}).metrics["collapsed"] == 0.0
+    assert watch.words is None
+    found = watch({"real_accuracy": 1.0, "fake_accuracy": 1.0})
+    assert found.metrics["collapsed"] == 0.0 and found.trouble is None
+    # A critic is there to tell the two apart.
+    assert (watch.words is None) == ADVERSARIES[adversary].penalised
+    assert watch.words is None or "is always right" in watch.words
 
 
 def test_pictures_are_served(there: Runs, painted: dict[str, Any], tmp_path: Path) -> None:

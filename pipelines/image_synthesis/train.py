@@ -111,6 +111,7 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
             precision=config.precision,
             descends=rivals is None,
             carried=rivals.variables if rivals else (),
+            remedy="a smaller --learning-rate" + (", or another --loss" if rivals else ""),
             path=folder / "checkpoint.npz",
             on_epoch=on_epoch,
             on_save=run.flush,

@@ -108,6 +108,7 @@ def train_translator(
             precision=config.precision,
             descends=False,
             carried=model.discriminator_optimizer.variables,
+            remedy="a smaller --learning-rate",
             path=folder / "checkpoint.npz",
             on_epoch=on_epoch,
             on_save=run.flush,
