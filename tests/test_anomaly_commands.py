@@ -342,6 +342,18 @@ def test_evaluated_again_and_on_other_rows(
     assert "share that raised an alarm" in drifted.out
     assert "rows stand among those that the run was trained or calibrated on" in drifted.out
     assert f"next    dlkit {TASK} predict {trained['run'][:8]} FILE" in drifted.out
+    # Rows that were added move the split: those that trained would test.
+    own = pd.read_csv("rows.csv")
+    pd.concat([own, own.head(9)]).to_csv("rows.csv", index=False)
+    changed = call(TASK, "evaluate", "latest")
+    assert changed.code == 2
+    assert f"the data of run {trained['run']} have changed since it started" in changed.err
+    bare = call(TASK, "evaluate", "latest", "--data", "fresh.csv", "--json")
+    assert bare.code == 0, bare.err
+    assert bare.json["baselines"] == {}
+    assert bare.json["metrics"] == pytest.approx(alone.json["metrics"])
+    assert "no baselines: the data of run" in Path(bare.json["report"]).read_text()
+    own.to_csv("rows.csv", index=False)
     wrong = call(TASK, "evaluate", "latest", "--data", "fresh.csv", "--normal", "okay")
     assert wrong.code == 2
     assert "did you mean 'ok'?" in wrong.err

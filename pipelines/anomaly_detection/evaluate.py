@@ -29,9 +29,9 @@ def evaluate(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Score RUN's exported model on its test split, or on other examples.
 
-    All rows of another table are scored, beside baselines that the run's own training rows fit; a
-    series, or a source of images, is cut as the run's was. An exported folder has no split of its
-    own and no baselines.
+    All rows of another table are scored, beside baselines that the run's own training rows fit, where
+    these are what they were; a series, or a source of images, is cut as the run's was. An exported
+    folder has no split of its own and no baselines.
 
     Args:
         ref: the run, or an exported folder.
@@ -42,6 +42,7 @@ def evaluate(
         What `--json` prints, and the report; of a run, the report is logged with it as well.
     Raises:
         DataError: see the loaders, or a source that lacks columns.
+        RunError: no such run; or its own data, which are asked for, have changed since.
     """
     began = time.monotonic()
     from dlkit import export, tracking
@@ -53,7 +54,8 @@ def evaluate(
         found = tracking.find_run(ref, TASK)
     directory = tracking.run_export(found) if found else tracking.export_directory(ref, TASK)[0]
     about = export.read_manifest(directory / "1")
-    config = Config(**tracking.config_of(found.info.run_id)) if found else None
+    run = tracking.Run(found.info.run_id, TASK, tracking.client()) if found else None
+    config = Config(**tracking.config_of(run.id)) if run else None
     if data is None and (label or normal):
         raise OptionError(f"--{'label' if label else 'normal'}: is for another source; give --data")
     if config is None and data is None:
@@ -61,9 +63,9 @@ def evaluate(
     if config is None and about["kind"] != "table":
         raise RunError(f"RUN: {ref} is an exported folder; accepted for {about['kind']}: a run")
     if about["kind"] == "table" and data is not None:
-        examples = of_table(data, label, normal, about, config)
+        examples = of_table(data, label, normal, about, config, run)
     else:
-        assert config is not None
+        assert config is not None and run is not None
         given = {"data": data, "label": label, "normal": normal}
         changed = {k: v for k, v in given.items() if v is not None}
         examples = load(dataclasses.replace(config, **changed), about if data else None)
@@ -72,6 +74,8 @@ def evaluate(
                 f"--data {data or config.data}: examples of {examples.spec.input_shape}; the run "
                 f"has {tuple(about['input_shape'])}"
             )
+        if data is None:  # the split of changed data is another: rows that trained would test
+            tracking.same_data(run, examples.fingerprint())
     say(examples.describe(), quiet)
     for note in examples.notes:
         say(f"note: {note}", quiet)
@@ -103,10 +107,9 @@ def evaluate(
             about={"run": about["run"], "task": TASK, "model": about["model"], "data": source}
             | {"drift": {k: v for k, v in shift.items() if k != "note"}},
         )
-        if found is None:
+        if run is None:
             result = outcome(report, Path(), directory, began)
             return {k: v for k, v in result.items() if k != "report"}, report
-        run = tracking.Run(found.info.run_id, TASK, tracking.client())
         under = "evaluations/" + "".join(c if c.isalnum() else "-" for c in source).strip("-")
         kept = tracking.checkpoint_folder(run.id) / "evaluation"
         shutil.copytree(scratch, kept, dirs_exist_ok=True)
@@ -121,14 +124,16 @@ def of_table(
     normal: str | None,
     about: Mapping[str, Any],
     config: Config | None,
+    run: Any,
 ) -> Any:
-    """Return all rows of a table as a test split, with the run's own training rows if they load.
+    """Return all rows of a table as a test split, with the run's own training rows if they still load.
 
     Raises:
         DataError: see `dlkit.data.tables`.
     """
     import numpy as np
 
+    from dlkit import tracking
     from dlkit.data import tables
     from dlkit.data.anomalies import AnomalyData, Examples
     from dlkit.data.anomaly_tables import said_of_labels, tensor
@@ -150,9 +155,14 @@ def of_table(
     none = Examples(np.empty(0, int), np.empty(0, np.int32))
     try:
         own = load(config) if config is not None else None
+        if own is not None:
+            tracking.same_data(run, own.fingerprint())
     except DataError as error:
         own = None
         notes.append(f"no baselines: the run's own data cannot be loaded: {error}")
+    except RunError as error:
+        own = None
+        notes.append(f"no baselines: {error}")
     if own is None:
         width = int(about["input_shape"][0])
         return AnomalyData(
