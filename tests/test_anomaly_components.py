@@ -110,3 +110,17 @@ def test_deviations_from_the_median_keep_to_the_rate_among_ranks(score: str) -> 
     detector = Detector([identity(3)], data, score=score, rate=0.02, method="mad")
     scores = detector.scores(data.test.at)["score"]
     assert 0.005 < np.mean(scores > detector.threshold) < 0.04
+
+
+def test_what_an_export_looks_through_does_not_grow_with_the_held_out_rows() -> None:
+    data = normal_rows(100, 5000, 300)
+    detector = Detector([identity(3)], data)
+    for curve in (detector, *detector.ranks[0].values()):
+        assert len(curve.knots) <= 4000
+    found = {k: v.numpy() for k, v in detector.answer(data.arrays(data.test.at)[0]).items()}
+    share = (detector.held_out >= found["score"][:, None]).sum(1)
+    np.testing.assert_allclose(found["p_value"], (share + 1) / 5001, atol=1e-3)
+    # Of the largest none is left out.
+    rare = share < 1000
+    assert rare.any()
+    np.testing.assert_allclose(found["p_value"][rare], (share[rare] + 1) / 5001, atol=2.5e-4)

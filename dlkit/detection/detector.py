@@ -18,6 +18,8 @@ from dlkit.detection.thresholds import threshold
 
 # Share of the held-out scores, and least number, whose tail is continued by an exponential one.
 TAIL, FEWEST_TAIL = 0.1, 20
+# Knots of a curve that are kept of its largest, and of those below: all are looked at for each score.
+KNOTS = 2000
 # What counts how much in the fusion, by kind; else 1. On tables of few columns it is the difference
 # from neighbours that most often tells, and it takes the place of Mahalanobis of the code (chosen on
 # split 0 of seven tables and splits 1 to 4 of breast cancer; `benchmarks/anomaly_detection.py`
@@ -28,8 +30,9 @@ WEIGHTS = {"table": {"local": 8.0, "mahalanobis": 0.0}}
 class Rank(tf.Module):
     """From a score to how rare it is among held-out normal examples: `-ln P(score or more)`.
 
-    Within the held-out scores this is their rank, linear between them; beyond the largest tenth the
-    exponential tail with the mean of their excess goes on, so that no two scores are equal there.
+    Within the held-out scores this is their rank, linear between them (of more than 4,000, between so
+    many); beyond the largest tenth the exponential tail with the mean of their excess goes on, so
+    that no two scores are equal there.
 
     Args:
         held_out: scores `(n,)`, n at least 2.
@@ -47,13 +50,20 @@ class Rank(tf.Module):
         knots, first = np.unique(ordered[: n - tail], return_index=True)
         chance = 1.0 - (first + 0.5) / n
         self.start = float(knots[-1])
-        self.knots = tf.constant(knots, tf.float32)
-        self.values = tf.constant(-np.log(chance), tf.float32)
+        self.knots, self.values = thinned(knots, -np.log(chance))
 
     def __call__(self, score: Any) -> Any:
         """Return nats `(b,)`, at least 0."""
         inside = interpolated(score, self.knots, self.values)
         return inside + self.slope * tf.maximum(score - self.start, 0.0)
+
+
+def thinned(knots: np.ndarray, values: np.ndarray) -> tuple[Any, Any]:
+    """Return knots (rising) and their values, float32: the largest 2,000, and 2,000 below at most."""
+    top = max(len(knots) - KNOTS, 0)
+    below = np.linspace(0, top - 1, min(KNOTS, top)).round().astype(int)
+    at = np.concatenate([below, np.arange(top, len(knots))])
+    return tf.constant(knots[at], tf.float32), tf.constant(values[at], tf.float32)
 
 
 def interpolated(x: Any, knots: Any, values: Any) -> Any:
@@ -114,8 +124,7 @@ class Detector(tf.Module):
         knots, first = np.unique(self.held_out, return_index=True)
         n = len(scores)
         # At or below the smallest every held-out example has that score or more.
-        self.knots = tf.constant(knots, tf.float32)
-        self.chances = tf.constant((n - first + 1.0) / (n + 1.0), tf.float32)
+        self.knots, self.chances = thinned(knots, (n - first + 1.0) / (n + 1.0))
         self.threshold = threshold(scores, rate, method, self.notes, ranked=True)
 
     def _held_out(self, function: Callable[..., dict[str, Any]]) -> dict[str, Any]:

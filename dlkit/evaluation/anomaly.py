@@ -76,6 +76,13 @@ def metrics(y: np.ndarray, score: np.ndarray, raised: np.ndarray) -> dict[str, f
     return (ranking(y, score) if both else {}) | alarms(y, raised)
 
 
+def sampled(rows: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Return the 10,000 rows, in order, that stand for more."""
+    if len(rows) <= MOST_ROWS:
+        return rows
+    return rows[np.sort(np.random.default_rng(seed).choice(len(rows), MOST_ROWS, replace=False))]
+
+
 def baselines(
     train: np.ndarray, holdout: np.ndarray, test: np.ndarray, seed: int = 0
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -95,10 +102,7 @@ def baselines(
     from sklearn.ensemble import IsolationForest
     from sklearn.neighbors import NearestNeighbors
 
-    generator = np.random.default_rng(seed)
-    if len(train) > MOST_ROWS:
-        train = train[np.sort(generator.choice(len(train), MOST_ROWS, replace=False))]
-    rest = [holdout, test]
+    train, rest = sampled(train, seed), [holdout, test]
     if train.shape[1] > MOST_FEATURES:
         axes = PCA(min(MOST_FEATURES, len(train) - 1), svd_solver="randomized", random_state=seed)
         train, *rest = [axes.fit(train).transform(x) for x in (train, *rest)]

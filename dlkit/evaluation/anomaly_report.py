@@ -53,8 +53,8 @@ def anomaly_report(
         if name != "score" and labelled
     }
     beside: dict[str, Any] = {}
-    splits = (data.train, data.holdout, data.test) if len(data.train) else ()
-    found = judge.baselines(*(_flat(data, split.at) for split in splits)) if splits else {}
+    at_of = (anomaly.sampled(data.train.at), data.holdout.at, data.test.at)
+    found = judge.baselines(*(_flat(data, at) for at in at_of)) if len(data.train) else {}
     for name, (own, theirs) in found.items():
         alarm = theirs > threshold(own, rate, method)
         beside[name] = {
