@@ -496,6 +496,26 @@ def test_the_gradient_penalty_wants_slopes_of_one() -> None:
         assert float(model._squared_gradient(x, None)) == pytest.approx(norm**2, rel=1e-4)
 
 
+def test_penalties_are_of_the_pictures_judged_together() -> None:
+    inputs = keras.Input((SIDE, SIDE, 2))
+    slope = keras.layers.Dense(1, use_bias=False, name="slope")
+    judge = keras.Model(inputs, slope(keras.layers.Flatten()(inputs)))
+    model = compiled(Row("dcgan", 0, TABLE[1].params, {"adversary": "wgan-gp"}))
+    model.discriminator, model.pac = judge, 2
+    x = tf.constant(batch()[0])
+    kernel = np.random.default_rng(0).normal(size=(SIDE * SIDE * 2, 1))
+    slope.set_weights([3.0 * kernel / np.linalg.norm(kernel)])
+    assert float(model._steepness(x, -x, None)) == pytest.approx(4.0, rel=1e-4)
+    assert float(model._squared_gradient(x, None)) == pytest.approx(9.0, rel=1e-4)
+    # All pictures of a pack are mixed by one share: with as much of each, the logit is 0 throughout.
+    seen = []
+    model.discriminator = lambda x, training: seen.append(x) or tf.reduce_sum(x, (1, 2, 3))[:, None]
+    ones = tf.ones((8, SIDE, SIDE, 1))
+    model._steepness(ones, 0.0 * ones, None)
+    np.testing.assert_array_equal(seen[0][..., 0], seen[0][..., 1])
+    assert len(np.unique(seen[0])) == 4
+
+
 @pytest.mark.parametrize("adversary", sorted(gan_losses.ADVERSARIES))
 def test_accuracy_is_told_of_what_each_loss_wants(adversary: str) -> None:
     model = compiled(Row("dcgan", 0, TABLE[1].params, {"adversary": adversary}))

@@ -256,6 +256,7 @@ REFUSED = [
     (["train", "--data", "stacked-mnst"], "did you mean 'stacked-mnist'?"),
     (["train", "--diff-augment", "colour"], "no 'colour' (did you mean 'color'?); accepted: none, or of"),
     (["train", "--loss", "wgan-gp", "-p", "discriminator_norm=batch"], "which batch norm mixes"),
+    (["train", "--model", "dcgan", "--r1", "1"], "the penalty of --r1 is of single pictures, which batch norm mixes"),
     (["train", "--model", "dcgan", "--binarise", "fixed"], "--binarise is for vae; dcgan takes grey levels"),
     (["train", "--model", "cyclegan"], "accepted: --data-b SOURCE, or --domains A,B"),
     (["train", "--model", "cyclegan", "--domains", "3"], "--domains: got '3'; accepted: two classes, A,B"),
@@ -281,6 +282,17 @@ def test_what_is_not_accepted_is_told(there: Runs, arguments: list[str], words: 
     assert words in done.err
     assert done.err.count("\n") == 1
     assert not Path("x").exists()
+
+
+def test_a_run_goes_on_with_what_was_accepted_when_it_began() -> None:
+    from dlkit.errors import OptionError
+    from pipelines.image_synthesis.config import Config
+    from pipelines.image_synthesis.setup import checked
+
+    config = Config(model="dcgan", r1=1.0)
+    with pytest.raises(OptionError):
+        checked(config)
+    assert checked(config, resumed=True)["discriminator_norm"] == "batch"
 
 
 def test_a_label_that_is_none(there: Runs, painted: dict[str, Any]) -> None:

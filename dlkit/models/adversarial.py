@@ -24,7 +24,7 @@ class Adversarial(keras.Model):
         discriminator: functional, from pictures `(b, h, w, c * pac)`, or pictures and label, to
             logits `(b, 1)`; what is judged as real is large.
         pac: pictures that are judged together, stacked as channels (PacGAN: Lin et al. 2018,
-            arXiv:1712.04086, section 3).
+            arXiv:1712.04086, section 3). Gradient penalties are of the logit of all of them.
     """
 
     def __init__(
@@ -160,21 +160,23 @@ class Adversarial(keras.Model):
 
     def _steepness(self, real: Any, fake: Any, label: Any) -> Any:
         """Return the mean squared departure from 1 of the gradient's norm between the two."""
-        share = random.uniform((tf.shape(real)[0], 1, 1, 1), seed=self.seed_generator)
-        between = real + share * (fake - real)
-        gradient = self._gradient(between, label)
-        norm = tf.sqrt(tf.reduce_sum(gradient**2, (1, 2, 3)) + 1e-12)
+        # What is judged together lies between in the same place.
+        packs = tf.shape(real)[0] // self.pac
+        share = random.uniform((packs, 1, 1, 1), seed=self.seed_generator)
+        between = real + tf.repeat(share, self.pac, 0) * (fake - real)
+        norm = tf.sqrt(self._squares(between, label) + 1e-12)
         return tf.reduce_mean((norm - 1.0) ** 2)
 
     def _squared_gradient(self, real: Any, label: Any) -> Any:
-        return tf.reduce_mean(tf.reduce_sum(self._gradient(real, label) ** 2, (1, 2, 3)))
+        return tf.reduce_mean(self._squares(real, label))
 
-    def _gradient(self, pictures: Any, label: Any) -> Any:
-        """Return the gradient of each picture's logit by its pixels."""
+    def _squares(self, pictures: Any, label: Any) -> Any:
+        """Return the squared length of each logit's gradient by all pixels judged, `(b / pac,)`."""
         with tf.GradientTape() as tape:
             tape.watch(pictures)
             logits = self._judge(pictures, label, training=True)
-        return tape.gradient(logits, pictures)
+        each = tf.reduce_sum(tape.gradient(logits, pictures) ** 2, (1, 2, 3))
+        return tf.reduce_sum(tf.reshape(each, (-1, self.pac)), 1)
 
     def _note(self, loss: Any, of_real: Any, of_fake: Any) -> None:
         middle = self.adversary.middle

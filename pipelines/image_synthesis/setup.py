@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,14 @@ OF_STEP = ("loss", "r1", "gradient_penalty", "critic_steps", "diff_augment")
 DIFF_AUGMENT = ("color", "translation", "cutout")
 
 
-def checked(config: Config) -> dict[str, Any]:
+def checked(config: Config, resumed: bool = False) -> dict[str, Any]:
     """Return every parameter of the model.
 
     What a person may have mistyped is told here, before anything heavy is loaded.
 
+    Args:
+        config: the run's.
+        resumed: whether the run has begun: it goes on with what was accepted then.
     Raises:
         OptionError, DataError: a name, value or file that is not accepted.
     """
@@ -40,14 +43,11 @@ def checked(config: Config) -> dict[str, Any]:
     builder, implied = models.find(TASK, config.model)
     params = models.check_params(builder, {**implied, **config.params})
     augmentations(config)
-    no_use(config)
+    if not resumed:
+        no_use(config)
+        unmixed(config, params)
     if config.binarise != "none" and config.model not in BINARY:
         raise OptionError(f"--binarise is for {one_of(BINARY)}; {config.model} takes grey levels")
-    if config.loss == "wgan-gp" and params.get("discriminator_norm") == "batch":
-        raise OptionError(
-            "-p discriminator_norm=batch: the penalty of wgan-gp is of single pictures, which batch "
-            "norm mixes; accepted with it: layer, none, spectral"
-        )
     pair = config.data_b is not None or config.domains is not None
     if config.model in TRANSLATORS and (config.data_b is None) == (config.domains is None):
         raise OptionError(
@@ -104,6 +104,22 @@ def no_use(config: Config) -> None:
     for name in names:
         if getattr(config, name) != own[name]:
             raise OptionError(f"--{name.replace('_', '-')}: not for {config.model}: {why}")
+
+
+def unmixed(config: Config, params: Mapping[str, Any]) -> None:
+    """Refuse gradient penalties where batch norm mixes the pictures that they are of.
+
+    Raises:
+        OptionError: the discriminator has batch norm and a penalty.
+    """
+    if params.get("discriminator_norm") != "batch":
+        return
+    for given, name in ((config.loss == "wgan-gp", "wgan-gp"), (config.r1 > 0, "--r1")):
+        if given:
+            raise OptionError(
+                f"-p discriminator_norm=batch: the penalty of {name} is of single pictures, which "
+                "batch norm mixes; accepted with it: layer, none, spectral"
+            )
 
 
 def augmentations(config: Config) -> tuple[str, ...]:

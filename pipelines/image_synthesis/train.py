@@ -23,7 +23,7 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
     """Train a generator of pictures, judge them by a net's features and export it."""
     began = time.monotonic()
 
-    params = checked(config)
+    params = checked(config, resumed=resume is not None)
     if config.model in TRANSLATORS:
         from pipelines.image_synthesis.train_translator import train_translator
 
