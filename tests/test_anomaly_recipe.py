@@ -152,6 +152,32 @@ def test_odd_columns_are_told_and_harmless(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.array(data.preprocess(given))[0, -3:], [0, 0, 1])
 
 
+def test_text_that_was_meant_as_numbers_or_stamps_is_told(tmp_path: Path) -> None:
+    options = {**DEFAULTS, "label": "kind", "normal": ("ok",)}
+    days = pd.date_range("2024-01-01", periods=200, freq="6h")
+    digits = np.where(np.arange(200) == 41, "?", (np.arange(200) % 9).astype(str))
+    path = table(
+        tmp_path / "rows.csv", day=days.strftime("%Y-%m-%d"), short=days.strftime("%d/%m/%y"),
+        digit=digits, weekday=days.strftime("%a"),
+    )  # fmt: skip
+    data = load_table(str(path), **options)
+    assert data.columns == ("a", "b", "digit", "weekday")
+    told = " ".join(data.notes)
+    for words in (
+        "'day' holds stamps and is left out",
+        "'short' holds stamps",
+        "'digit' holds numbers, but for 1 row, the first is row 42 with '?': each different",
+    ):
+        assert words in told
+    measured = np.arange(200.0).astype(str)
+    measured[[7, 90]] = ["n.a.", "-"]
+    path = table(tmp_path / "rows.csv", measured=measured)
+    words = "'measured' holds numbers, but for 2 rows, the first is row 8 with 'n.a.'"
+    with pytest.raises(DataError, match=words):
+        load_table(str(path), **options)
+    assert load_table(str(path), **options | {"ignored": ("measured",)}).columns == ("a", "b")
+
+
 @pytest.mark.parametrize("levels", [2, 7, 1000])
 def test_scores_are_ranked_as_scikit_learn_does(levels: int) -> None:
     from sklearn.metrics import average_precision_score, roc_auc_score

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from dlkit.data import table_files
+from dlkit.data.calendar import read_stamps
 from dlkit.errors import DataError, counted, nearest, one_of, some_of
 
 BUILT_IN = ("breast-cancer",)
@@ -21,6 +22,10 @@ ENDINGS = {**table_files.ENDINGS, ".npz": "npz"}
 FEW = 5
 # A column of names with more than this many of them says who a row is, not what it is like.
 MOST_CATEGORIES = 100
+# A column of text of which so many are numbers, or stamps, was meant to be of them.
+MEANT = 0.9
+# Text in which a date may stand: days and months that words name, such as weekdays, are categories.
+DATE = r"\d[-/.]\w+[-/.]\d"
 
 
 @dataclass(frozen=True)
@@ -188,7 +193,8 @@ def find_columns(
         where: the source, for messages.
         notes: gets a sentence for each column that is left out or taken in an unexpected way.
     Raises:
-        DataError: an ignored column that is not there, or no column left.
+        DataError: an ignored column that is not there; a column of numbers among which text stands,
+            too various to be categories; or no column left.
     """
     for name in ignored:
         if name not in frame:
@@ -209,21 +215,56 @@ def find_columns(
                 notes.append(
                     f"column '{name}' counts the rows; if it only names them: --ignore {name}"
                 )
-        elif pd.api.types.is_datetime64_any_dtype(column):
+        elif _of_stamps(column):
             notes.append(f"column '{name}' holds stamps and is left out")
         else:
             found = tuple(sorted({as_text(v) for v in column.dropna()}))
-            if len(found) > max(MOST_CATEGORIES, 1) or (len(found) == len(frame) > FEW):
+            many = len(found) > MOST_CATEGORIES or (len(found) == len(frame) > FEW)
+            odd = _among_numbers(column)
+            if many and odd:
+                raise DataError(
+                    f"{where}: '{name}' holds numbers, but for {odd}; leave such cells empty, or the "
+                    f"column out with --ignore {name}"
+                )
+            if many:
                 notes.append(
                     f"column '{name}' holds {len(found):,} different names and is left out"
                 )
-            else:
-                categories[name] = found
+                continue
+            if odd:
+                notes.append(
+                    f"column '{name}' holds numbers, but for {odd}: each different number is taken as "
+                    "a category; with such cells empty it is a column of numbers"
+                )
+            categories[name] = found
     if not numeric and not categories:
         raise DataError(
             f"{where}: no column of numbers or categories; it has: {some_of(list(frame.columns))}"
         )
     return Columns(tuple(numeric), categories)
+
+
+def _of_stamps(column: pd.Series) -> bool:
+    """Whether a column holds stamps, or text that reads as such."""
+    if pd.api.types.is_datetime64_any_dtype(column):
+        return True
+    there = column.dropna()
+    if not there.astype(str).str.contains(DATE).mean() >= MEANT:
+        return False
+    try:
+        return read_stamps(there, "", "").notna().mean() >= MEANT
+    except DataError:  # stamps, of which nobody can tell days from months
+        return True
+
+
+def _among_numbers(column: pd.Series) -> str:
+    """Return which rows of a column of text that is nearly all numbers hold something else, or ""."""
+    there = column.notna()
+    wrong = np.flatnonzero(pd.to_numeric(column.astype(str), errors="coerce").isna() & there)
+    if not 0 < len(wrong) <= (1 - MEANT) * there.sum():
+        return ""
+    first = str(column.iloc[wrong[0]])
+    return f"{counted(len(wrong), 'row')}, the first is row {wrong[0] + 1} with {first!r}"
 
 
 def inputs(
