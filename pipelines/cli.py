@@ -42,7 +42,8 @@ COMMANDS = {
 }
 
 
-# What the system refuses that the user can mend: a full disk, a quota, permissions.
+# What the system refuses that the user can mend: a full disk, a quota, permissions, a file where a
+# folder has to be or the other way round.
 MENDABLE = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -51,6 +52,9 @@ MENDABLE = {
     errno.EACCES,
     errno.EPERM,
     errno.ENAMETOOLONG,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
 }
 
 

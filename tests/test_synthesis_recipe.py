@@ -295,6 +295,53 @@ def test_a_run_goes_on_with_what_was_accepted_when_it_began() -> None:
     assert checked(config, resumed=True)["discriminator_norm"] == "batch"
 
 
+@pytest.mark.parametrize(
+    "command", [["generate"], ["interpolate", "1", "2"], ["reconstruct", "a.png"], ["translate", "a.png"]]
+)  # fmt: skip
+def test_where_nothing_can_be_written_is_told_before_a_model_is_loaded(
+    there: Runs, tmp_path: Path, command: list[str]
+) -> None:
+    (tmp_path / "file").write_text("stays")
+    (tmp_path / "folder.png" / "full").mkdir(parents=True)
+    for out, words in (("file/grid.png", "is no folder"), ("folder.png", "is a folder")):
+        done = there(TASK, command[0], "none", *command[1:], "--out", tmp_path / out)
+        assert done.code == 2
+        assert words in done.err and done.err.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "stays"
+
+
+def test_a_folder_whose_pictures_cannot_all_be_made_is_not_left(tmp_path: Path) -> None:
+    from dlkit.errors import DataError
+    from pipelines.image_synthesis.drawn import into_folder
+
+    def batches() -> Iterator[list[tuple[str, Any]]]:
+        yield [("a.png", pictures(1, side=8)[0][0])]
+        raise DataError("b.png is no picture that can be read")
+
+    with pytest.raises(DataError):
+        into_folder(tmp_path / "new", batches())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileExistsError(17, "File exists", "x"),
+        NotADirectoryError(20, "Not a directory", "x"),
+        IsADirectoryError(21, "Is a directory", "x"),
+    ],
+)
+def test_a_file_in_a_folders_place_is_for_the_user_to_mend(
+    there: Runs, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    def failing(*given: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("dlkit.tracking.export_directory", failing)
+    done = there(TASK, "generate", "latest", "--out", "new")
+    assert (done.code, done.err) == (2, f"dlkit: error: x: {error.strerror}\n")
+
+
 def test_a_label_that_is_none(there: Runs, painted: dict[str, Any]) -> None:
     done = there(TASK, "generate", painted["cgan"]["run"], "--label", "dots", "--out", "x")
     assert done.code == 2

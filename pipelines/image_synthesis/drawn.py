@@ -123,33 +123,60 @@ def missing(about: Any, needs: str) -> str:
     return f"RUN: {about['model']} {words[needs]}"
 
 
-def one_picture(name: str, option: str) -> Path:
+def one_picture(name: str, endings: Sequence[str] = (".png",)) -> Path:
     """Return the path of one picture to write.
 
     Raises:
-        OptionError: it has another ending than .png or .gif.
+        OptionError: it has another ending, or is a folder, or lies in what is none.
     """
     path = Path(name).expanduser()
-    if path.suffix.lower() not in (".png", ".gif"):
-        raise OptionError(f"{option}: got '{name}'; accepted: a name in .png or .gif")
+    if path.suffix.lower() not in endings:
+        raise OptionError(f"--out: got '{name}'; accepted: a name in {' or '.join(endings)}")
+    if path.is_dir():
+        raise OptionError(f"--out: {path} is a folder; accepted: the name of a file")
+    _in_folders(path)
     return path
+
+
+def folder_or_picture(name: str) -> Path:
+    """Return the path of a folder to write pictures into, or that of a grid in .png.
+
+    Raises:
+        OptionError: neither; or the folder holds something already, or lies in what is none.
+    """
+    path = Path(name).expanduser()
+    if path.suffix:
+        if path.suffix.lower() != ".png":
+            raise OptionError(f"--out: got '{name}'; accepted: a folder, or a name in .png")
+        return one_picture(name)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise OptionError(f"--out: {path} is not an empty folder")
+    _in_folders(path)
+    return path
+
+
+def _in_folders(path: Path) -> None:
+    """Refuse a path that leads through a file."""
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    if not there.is_dir():
+        raise OptionError(f"--out: {there} is no folder, so nothing can be written in it")
 
 
 def into_folder(folder: Path, batches: Iterator[list[tuple[str, Any]]]) -> int:
     """Write named pictures to a folder as they come, as PNGs; return how many.
 
+    Args:
+        folder: not there yet or empty, see `folder_or_picture`. Where not all are written, nothing
+            is left of one that was made here.
+        batches: names and pictures.
     Raises:
-        OptionError: the folder holds something already, or cannot be written; of a folder that was
-            made here nothing is left.
+        OptionError: the folder cannot be written.
     """
     from PIL import Image
 
     from dlkit.checkpoint import write_atomically
 
-    made = not folder.exists()
-    if not made and (not folder.is_dir() or any(folder.iterdir())):
-        raise OptionError(f"--out: {folder} is not an empty folder")
-    count = 0
+    made, count = not folder.exists(), 0
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for batch in batches:
@@ -158,8 +185,10 @@ def into_folder(folder: Path, batches: Iterator[list[tuple[str, Any]]]) -> int:
                 image = Image.fromarray(flat)
                 write_atomically(folder / name, lambda file, i=image: i.save(file, format="PNG"))
                 count += 1
-    except OSError as error:
+    except BaseException as error:
         if made:
             shutil.rmtree(folder, ignore_errors=True)
+        if not isinstance(error, OSError):
+            raise
         raise OptionError(f"--out: {folder} cannot be written: {error.strerror}") from None
     return count

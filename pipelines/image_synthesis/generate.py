@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import click
 
 from dlkit.errors import OptionError, counted
-from pipelines.image_synthesis.drawn import MOST_IN_GRID, SEEDS, Drawn, into_folder
+from pipelines.image_synthesis.drawn import (
+    MOST_IN_GRID,
+    SEEDS,
+    Drawn,
+    folder_or_picture,
+    into_folder,
+)
 
 
 @click.command("generate")
@@ -43,10 +48,8 @@ def command(
     """
     if truncation is not None and not 0.01 <= truncation < float("inf"):
         raise OptionError(f"--truncation: got {truncation:g}; accepted: at least 0.01")
-    path = Path(out).expanduser()
+    path = folder_or_picture(out)
     one = path.suffix != ""
-    if one and path.suffix.lower() != ".png":
-        raise OptionError(f"--out: got '{out}'; accepted: a folder, or a name in .png")
     if one and count > MOST_IN_GRID:
         raise OptionError(
             f"--out: a grid of {count:,} pictures; accepted: at most {MOST_IN_GRID:,}, or a folder"

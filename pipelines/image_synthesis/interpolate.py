@@ -27,7 +27,7 @@ def command(
     Noise is turned from the one to the other along the sphere (White 2016, arXiv:1609.04468), where
     a Gaussian's mass lies; codes of pictures go straight.
     """
-    path = one_picture(out, "--out")
+    path = one_picture(out, (".png", ".gif"))
     seeds = [int(given) for given in (first, second) if given.isdecimal()]
     if len(seeds) == 1:
         raise OptionError(

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from dlkit.errors import OptionError, counted
-from pipelines.image_synthesis.drawn import BATCH, Drawn
+from pipelines.image_synthesis.drawn import BATCH, Drawn, one_picture
 
 
 @click.command("reconstruct")
@@ -21,9 +21,7 @@ def command(
     run: str, pictures: tuple[str, ...], label: str | None, out: str, as_json: bool
 ) -> None:
     """Draw PICTUREs (files, or folders of them) above what RUN's vae makes of their codes."""
-    path = Path(out).expanduser()
-    if path.suffix.lower() != ".png":
-        raise OptionError(f"--out: got '{out}'; accepted: a name in .png")
+    path = one_picture(out)
     from dlkit.data.images import images_under
 
     files = [str(file) for given in pictures for file in images_under(Path(given).expanduser())]

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from dlkit.errors import OptionError, counted
-from pipelines.image_synthesis.drawn import BATCH, Drawn, into_folder
+from pipelines.image_synthesis.drawn import BATCH, Drawn, folder_or_picture, into_folder
 
 
 @click.command("translate")
@@ -26,9 +26,7 @@ def command(run: str, pictures: tuple[str, ...], direction: str, out: str, as_js
 
     In a folder each keeps its name; a grid shows the originals above. They come in the model's size.
     """
-    path = Path(out).expanduser()
-    if path.suffix and path.suffix.lower() != ".png":
-        raise OptionError(f"--out: got '{out}'; accepted: a folder, or a name in .png")
+    path = folder_or_picture(out)
     from dlkit.data.images import images_under
 
     files = [file for given in pictures for file in images_under(Path(given).expanduser())]
