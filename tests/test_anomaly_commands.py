@@ -221,6 +221,27 @@ def test_the_farthest_numbers_are_the_strangest(run: Runs) -> None:
     assert found["reasons"][10:13].str.startswith("load 1.00; ").all()
 
 
+def test_numbers_that_training_never_lacked_are_told(
+    run: Runs, at: tuple[Path, dict[str, Any], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces, "ROWS", 50)
+    frame = pd.read_csv("rows.csv").head(120)
+    frame.loc[[4, 70, 71], "load"] = np.nan
+    frame.loc[9, ["flow", "heat", "wear"]] = np.nan
+    frame.to_csv("holes.csv", index=False)
+    done = run("predict", "holes.csv", "--output", "out.csv")
+    assert done.code == 0, done.err
+    assert "3 rows lack 'load', which training never lacked; taken as typical" in done.err
+    assert "1 row lacks 'heat'" in done.err and "'flow'" not in done.err
+    assert "3 rows lack 'load'" in run("evaluate", "--data", "holes.csv").out
+    # The manifest of an older run does not say what training lacked.
+    older = json.loads((at[2] / "1/assets.extra/dlkit.json").read_text())
+    del older["gaps"]
+    notes: list[str] = []
+    assert len(list(pieces.pieces(["holes.csv"], older, notes)())) == 3
+    assert not notes
+
+
 def test_names_that_cannot_be(run: Runs, at: tuple[Path, dict[str, Any], Path]) -> None:
     for arguments, word in (
         (["predict", "none.csv"], "FILE: no file none.csv"),

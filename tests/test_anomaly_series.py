@@ -152,6 +152,12 @@ def test_stamps_in_order_and_those_that_cannot_be_read_leave_rows_as_they_stand(
         table.assign(when=stamps).to_csv(path, index=False)
         found, notes = read_in_pieces(path, frequency=alias)
         assert not notes and len(found[0].inputs["window"]) == 37
+    table.loc[[6, 7], "c0"] = np.nan
+    table.to_csv(path, index=False)
+    found, (note,) = read_in_pieces(path)
+    assert note == "2 rows lack 'c0', filled with the value before"
+    assert np.isfinite(found[0].inputs["window"]).all()
+    table["c0"] = 1.0
     table.assign(when="soon").to_csv(path, index=False)
     found, (note,) = read_in_pieces(path)
     assert "hold no stamp, such as 'soon'; rows are taken in the order" in note

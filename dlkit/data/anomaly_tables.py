@@ -79,6 +79,7 @@ def load_table(
             "columns": list(columns.numeric),
             "categories": {k: list(v) for k, v in scaler.columns.categories.items()},
             "endpoint": columns.endpoint,
+            "gaps": [n for n, gap in zip(columns.numeric, scaler.gaps, strict=True) if gap],
             "label": label,
             "normal": list(normal),
         },

@@ -42,6 +42,39 @@ class Unseen:
         ]
 
 
+class Lacking:
+    """Numbers that are missing where training lacked none.
+
+    Args:
+        about: the export's manifest; of a table that does not say where training lacked numbers, as
+            those of older runs, nothing is told.
+        columns: what each column is.
+    """
+
+    def __init__(self, about: Mapping[str, Any], columns: Columns) -> None:
+        self.names, self.filled = columns.numeric, about["kind"] == "series"
+        self.expected = set() if self.filled else set(about.get("gaps", columns.numeric))
+        self.rows = np.zeros(len(columns.numeric), int)
+
+    def look(self, raw: Mapping[str, np.ndarray]) -> None:
+        """Count those of a piece."""
+        if self.names:
+            self.rows += np.isnan(raw["rows"]).sum(0)
+
+    def told(self) -> list[str]:
+        """Return a sentence for each column."""
+        how = (
+            "filled with the value before"
+            if self.filled
+            else "which training never lacked; taken as typical"
+        )
+        return [
+            f"{counted(int(n), 'row')} {'lacks' if n == 1 else 'lack'} '{name}', {how}"
+            for name, n in zip(self.names, self.rows, strict=True)
+            if n and name not in self.expected
+        ]
+
+
 class Clock:
     """The stamps of a file of a series, which must not fall: windows are taken in order of rows.
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from dlkit.data import tables
-from dlkit.data.piece_notes import Clock, Unseen
+from dlkit.data.piece_notes import Clock, Lacking, Unseen
 from dlkit.data.table_files import json_rows
 from dlkit.data.tables import Columns
 from dlkit.errors import DataError, counted, some_of
@@ -108,7 +108,7 @@ def frames(file: str) -> Iterator[pd.DataFrame]:
 
 def _tables(files: Sequence[str], about: Mapping[str, Any], notes: list[str]) -> Iterator[Piece]:
     columns = columns_of(about)
-    unseen = Unseen(columns)
+    unseen, lacking = Unseen(columns), Lacking(about, columns)
     heading: list[str] | None = None
     left_out: dict[str, None] = {}
     for file in files:
@@ -135,6 +135,7 @@ def _tables(files: Sequence[str], about: Mapping[str, Any], notes: list[str]) ->
                 )
             clock.look(frame, first)
             unseen.look(raw)
+            lacking.look(raw)
             frame = frame.reindex(columns=heading)
             piece = Piece(frame, raw) if windows is None else windows.piece(frame, raw["rows"])
             yield piece
@@ -147,7 +148,7 @@ def _tables(files: Sequence[str], about: Mapping[str, Any], notes: list[str]) ->
                 "a window"
             )
         notes += clock.told()
-    notes += unseen.told()
+    notes += [*unseen.told(), *lacking.told()]
     if left_out:
         notes.append(f"not in the first rows, and left out: {some_of(list(left_out))}")
 

@@ -137,6 +137,7 @@ def of_table(
     from dlkit.data import tables
     from dlkit.data.anomalies import AnomalyData, Examples
     from dlkit.data.anomaly_tables import said_of_labels, tensor
+    from dlkit.data.piece_notes import Lacking
     from dlkit.data.pieces import columns_of, numbers
     from dlkit.data.spec import DetectorSpec
 
@@ -151,6 +152,9 @@ def of_table(
     y = tables.labels(frame, label, chosen, where)
     notes += said_of_labels(y, False, label)
     raw = tables.inputs(numbers(frame, columns), columns, where)
+    lacking = Lacking(about, columns)
+    lacking.look(raw)
+    notes += lacking.told()
     known = np.full(len(frame), -1, np.int32) if y is None else y
     none = Examples(np.empty(0, int), np.empty(0, np.int32))
     try:
