@@ -111,6 +111,16 @@ def test_rows_out_of_order_gaps_and_doubles_are_told(tmp_path: Path) -> None:
     assert data.about["frequency"] == "h"
 
 
+def test_one_stamp_far_away_is_a_gap_that_is_counted_only(tmp_path: Path) -> None:
+    table, path = frame(300), tmp_path / "file.csv"
+    table["when"] = pd.date_range("2024-01-01", periods=300, freq="10ms")
+    table.loc[0, "when"] = pd.Timestamp("1970-01-01")
+    table.to_csv(path, index=False)
+    data = load(path, window=8)
+    missing = 100 * 86400 * 19723  # of 10 ms in 54 years
+    assert any(f"{missing:,} stamps missing at frequency 10ms" in note for note in data.notes)
+
+
 def read_in_pieces(file: Path, **about: Any) -> tuple[list[pieces.Piece], list[str]]:
     """Read a file as predict does, by a manifest of windows of 4 steps; also what is told."""
     notes: list[str] = []

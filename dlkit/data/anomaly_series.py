@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -185,8 +186,12 @@ def said_of_stamps(index: pd.DatetimeIndex, where: str, notes: list[str]) -> str
     except DataError:
         notes.append(f"{where}: the stamps follow no regular step; rows are taken as equally apart")
         return None
-    missing = len(pd.date_range(once[0], once[-1], freq=alias).difference(once))
-    if missing:
+    step: Any = pd.tseries.frequencies.to_offset(alias)
+    if isinstance(step, pd.tseries.offsets.Tick):  # one wrong stamp may be years of seconds away
+        missing = (once[-1] - once[0]) // pd.Timedelta(step) + 1 - len(once)
+    else:
+        missing = len(pd.date_range(once[0], once[-1], freq=step).difference(once))
+    if missing > 0:
         notes.append(
             f"{where}: {counted(missing, 'stamp')} missing at frequency {alias}; windows run over "
             "the gaps"
