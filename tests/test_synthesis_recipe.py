@@ -380,6 +380,49 @@ def test_folders_without_classes_and_empty_ones(dlkit: Runs, here: Path) -> None
     assert "accepted: at least 20" in done.err
 
 
+def test_sources_that_cannot_be_made_pictures_of_are_told(tmp_path: Path) -> None:
+    from dlkit.data.pictures import load_pictures, of_class
+    from dlkit.errors import DataError
+    from dlkit.models.sides import doubled
+
+    x, y = pictures(30, side=8)
+    for i, picture in enumerate(x):
+        Image.fromarray(picture[..., 0]).save(tmp_path / f"{i:02}.png")
+    listing = "".join(f"{i:02}.png,a,test\n" for i in range(30))
+    (tmp_path / "tests.csv").write_text(f"path,label,split\n{listing}")
+    with pytest.raises(DataError, match="has no train split; there are test"):
+        load_pictures(str(tmp_path / "tests.csv"), side=doubled)
+    for size in (28, 30):  # the second is brought to 32
+        np.savez(tmp_path / "none.npz", x=np.zeros((0, size, size), np.uint8))
+        with pytest.raises(DataError, match="0 pictures in train; accepted: at least 20"):
+            load_pictures(str(tmp_path / "none.npz"), side=doubled)
+    np.savez(
+        tmp_path / "few.npz",
+        x_train=x,
+        y_train=y * 0,
+        x_val=x[:3],
+        y_val=[0, 1, 1],
+        x_test=x[:3],
+        y_test=[0, 0, 1],
+    )
+    few = load_pictures(str(tmp_path / "few.npz"))
+    with pytest.raises(DataError, match="1 picture of '0' in validation; at least 2 needed"):
+        of_class(few, "0", "--domains")
+
+
+def test_large_pictures_need_a_size_where_a_run_begins(tmp_path: Path) -> None:
+    from dlkit.errors import DataError
+    from pipelines.image_synthesis.config import Config, load
+
+    np.savez(tmp_path / "large.npz", x=np.zeros((30, 250, 300), np.uint8))
+    config = Config(data=str(tmp_path / "large.npz"))
+    with pytest.raises(DataError, match="pictures of 250 x 300; give --image-size, such as 64"):
+        load(config, fresh=True)
+    small = dataclasses.replace(config, image_size=16)
+    assert load(small, fresh=True).spec.input_shape == (16, 16, 1)
+    assert load(config).spec.input_shape == (256, 256, 1)  # one that began before goes on
+
+
 @pytest.mark.usefixtures("unchecked", "undrawn", "quick_judge")
 def test_a_folder_of_grey_and_colour_is_made_square(dlkit: Runs, here: Path) -> None:
     generator = np.random.default_rng(0)

@@ -345,4 +345,5 @@ def _bring_to(shape: tuple[int, int, int | None], found: Source) -> None:
     for rows in found.rows.values():
         wanted = (*shape[:2], shape[2] or rows.x.shape[-1])
         if rows.x.shape[1:] != wanted:
-            rows.x = np.stack([fit_image(image, wanted).numpy() for image in rows.x])
+            brought = [fit_image(image, wanted).numpy() for image in rows.x]
+            rows.x = np.stack(brought) if brought else np.zeros((0, *wanted), np.uint8)

@@ -16,8 +16,10 @@ from dlkit.errors import DataError, counted
 # Three digits of MNIST as the channels of one picture (Metz et al. 2017, arXiv:1611.02163, 3.3.1).
 STACKED = "stacked-mnist"
 DIGITS = "tfds:mnist"
-# Fewer pictures than this cannot be split and judged.
-FEWEST = 20
+# Fewer pictures than this in train, or in another split, cannot be split and judged.
+FEWEST, FEWEST_HELD_OUT = 20, 2
+# Larger pictures are made where their size was asked for: weights grow with the area.
+LARGEST_SIDE = 256
 
 
 def check_pictures(source: str, data_dir: str | None = None, download: bool = True) -> None:
@@ -43,6 +45,7 @@ def load_pictures(
     download: bool = True,
     image_size: int | None = None,
     side: Callable[[int], int] | None = None,
+    largest: int | None = None,
     like: tuple[int, ...] | None = None,
     split_seed: int = 0,
     strict: bool = False,
@@ -57,12 +60,13 @@ def load_pictures(
         image_size: side that pictures are brought to; None takes their own, or the nearest that
             the model can make.
         side: from a side to the nearest that the model can make; None where any shape will do.
+        largest: side that pictures may have where `image_size` does not say; None for any.
         like: shape `(h, w, c)` of other pictures that these are brought to, grey to colour too.
         split_seed: decides the cut where the source lacks a split, and what is stacked.
     Returns:
         Data of uint8 `(n, side, side, c)`, with a preprocessing layer to [-1, 1].
     Raises:
-        DataError: see `load_images`; fewer than 20 pictures.
+        DataError: see `load_images`; fewer than 20 pictures; larger ones than `largest`.
     """
     import keras
 
@@ -78,8 +82,12 @@ def load_pictures(
         found = read((image_size, image_size, None))
     else:
         found = read(None)
-        height, width = found.rows["train"].x.shape[1:3]
+        height, width = next(iter(found.rows.values())).x.shape[1:3]
         wanted = side(round((height * width) ** 0.5)) if side else None
+        if largest is not None and max(height, width, wanted or 0) > largest:
+            raise DataError(
+                f"--data {source}: pictures of {height} x {width}; give --image-size, such as 64"
+            )
         if wanted is not None and (height, width) != (wanted, wanted):
             found = read((wanted, wanted, None))
             found.notes.append(
@@ -90,9 +98,10 @@ def load_pictures(
     rows, said = images.cut(source, found, split_seed)
     notes += said
     for split in ("train", "validation", "test"):
-        if len(rows[split].x) < (FEWEST if split == "train" else 2):
+        least = FEWEST if split == "train" else FEWEST_HELD_OUT
+        if len(rows[split].x) < least:
             there = counted(len(rows[split].x), "picture")
-            raise DataError(f"--data {source}: {there} in {split}; accepted: at least {FEWEST}")
+            raise DataError(f"--data {source}: {there} in {split}; accepted: at least {least}")
     if source == STACKED:
         rows = {name: _stacked(part, split_seed + i) for i, (name, part) in enumerate(rows.items())}
         labels = tuple(f"{mode:03}" for mode in range(1000))
@@ -158,9 +167,10 @@ def of_class(data: Data, label: str, option: str) -> Data:
     for name in ("train", "validation", "test"):
         split: Split = getattr(data, name)
         at = np.flatnonzero(split.y == number)
-        if len(at) < (FEWEST if name == "train" else 1):
+        least = FEWEST if name == "train" else FEWEST_HELD_OUT
+        if len(at) < least:
             there = counted(len(at), "picture")
-            raise DataError(f"{option}: {there} of '{label}' in {name}; at least {FEWEST} needed")
+            raise DataError(f"{option}: {there} of '{label}' in {name}; at least {least} needed")
         parts[name] = _part(split, at)
     spec = dataclasses.replace(data.spec, outputs=1, labels=(label,))
     return dataclasses.replace(data, **parts, spec=spec)

@@ -24,7 +24,7 @@ def cut(y: np.ndarray, seed: int, parts: int) -> list[np.ndarray]:
         its first row in the first part.
     """
     generator = np.random.default_rng(np.random.SeedSequence([seed, parts]))
-    pieces: list[list[np.ndarray]] = [[] for _ in range(parts + 1)]
+    pieces = [[np.zeros(0, np.int64)] for _ in range(parts + 1)]
     for label in np.unique(y):
         rows = generator.permutation(np.flatnonzero(y == label))
         tenth = max(1, round(SHARE * len(rows))) if len(rows) > parts else 0

@@ -145,12 +145,15 @@ class Config:
         return {**loss, **own}
 
 
-def load(config: Config) -> Any:
+def load(config: Config, fresh: bool = False) -> Any:
     """Load the config's pictures: a `Data`, or for a translator a pair of them.
 
     They are as they come, grey where `--binarise` is given: what a model makes is held against
     such pictures. What it learns is `learnt` of them.
 
+    Args:
+        config: the run's.
+        fresh: whether the run is to begin: then pictures above 256 a side need an `--image-size`.
     Raises:
         DataError: see `dlkit.data.pictures.load_pictures`.
     """
@@ -162,6 +165,7 @@ def load(config: Config) -> Any:
         "split_seed": config.split_seed,
         "strict": config.strict,
         "stream": config.stream,
+        "largest": pictures.LARGEST_SIDE if fresh else None,
     }
     data = pictures.load_pictures(
         config.data, image_size=config.image_size, side=side_of(config.model), **given

@@ -47,7 +47,7 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
     from pipelines.image_synthesis.judged import more_of
 
     # Pictures.
-    data = load(config)
+    data = load(config, fresh=resume is None)
     own = learnt(config, data)
     say(data.describe(), quiet)
     for note in data.notes:

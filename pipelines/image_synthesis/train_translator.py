@@ -34,7 +34,7 @@ def train_translator(
     from dlkit.sampling import to_pixels
 
     # Pictures of both domains.
-    domains = load(config)
+    domains = load(config, fresh=resume is None)
     for name, data in zip("ab", domains, strict=True):
         say(f"domain {name}: {data.describe()}", quiet)
         for note in data.notes:
