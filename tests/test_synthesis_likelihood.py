@@ -200,6 +200,29 @@ def test_likelihood_is_that_of_the_closed_form() -> None:
     assert few[0] < few[1] < exact.mean() + 0.05
 
 
+def test_likelihood_is_that_of_all_classes_where_a_source_comes_class_by_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dlkit.data.pictures import load_pictures
+    from pipelines.image_synthesis import judged
+    from pipelines.image_synthesis.config import Config
+
+    monkeypatch.setattr(judged, "DRAWS", 10)
+    x = np.zeros((500, 8, 8, 1), np.uint8)
+    x[250:] = 255
+    y = np.arange(500) // 250
+    np.savez(tmp_path / "sorted.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    data = load_pictures(str(tmp_path / "sorted.npz"))
+    model = made("vae")
+    bias = model.decoder.get_layer("decoder_logits").bias
+    bias.assign(bias - 2.0)  # pixels are black with probability 0.88
+    given = (model, Config(model="vae"), data, data, np.zeros(0), np.zeros(0), tmp_path, True)
+    found, _ = judged.more_of(*given)
+    black, white = (float(bounds(model, p / 127.5 - 1.0).mean()) for p in (x[:9], x[-9:]))
+    middle = pytest.approx((black + white) / 2, abs=0.15 * (black - white))
+    assert found["metrics"]["elbo"] == middle and -found["metrics"]["nll"] == middle
+
+
 def test_bernoulli_likelihood_sums_the_cross_entropy_of_the_pixels() -> None:
     model = made("vae", conditional=True)
     x, y = batch(5)

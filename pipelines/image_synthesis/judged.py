@@ -34,6 +34,8 @@ def more_of(
         `metrics` and `intervals`: of a variational autoencoder `elbo` and `nll`, in nats of a test
         picture; of a conditional model `classification_accuracy_score`. And notes.
     """
+    import numpy as np
+
     from dlkit.evaluation.synthesis_report import classification_accuracy_score
 
     found: dict[str, dict[str, Any]] = {"metrics": {}, "intervals": {}}
@@ -41,8 +43,9 @@ def more_of(
     if hasattr(model, "log_weights"):
         from dlkit.evaluation.likelihood import bounds, log_likelihood
 
-        x = own.preprocess(own.test.x[:PICTURES]).numpy()
-        y = own.test.y[:PICTURES]
+        # Drawn, since a source may come class by class.
+        at = np.sort(np.random.default_rng(config.seed).permutation(len(own.test))[:PICTURES])
+        x, y = own.preprocess(np.asarray(own.test.x[at])).numpy(), own.test.y[at]
         for name, each in (
             ("elbo", bounds(model, x, y, config.seed)),
             ("nll", -log_likelihood(model, x, y, samples=DRAWS, seed=config.seed)),
