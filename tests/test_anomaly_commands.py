@@ -242,6 +242,29 @@ def test_numbers_that_training_never_lacked_are_told(
     assert not notes
 
 
+def test_cells_and_columns_come_out_as_they_went_in(run: Runs) -> None:
+    frame = pd.read_csv("rows.csv").head(40).astype({"load": object})
+    frame["note"] = ["NA", "null", "None", ""] * 10
+    frame["score"], frame["anomaly_score"] = range(40), range(100, 140)
+    frame.loc[5, "load"], frame.loc[6, "Size"] = "N/A", "NA"
+    frame.to_csv("words.csv", index=False, na_rep="")
+    assert run("predict", "words.csv", "--output", "out.csv").code == 0
+    before, after = (pd.read_csv(f, dtype=str, keep_default_na=False)
+                     for f in ("words.csv", "out.csv"))  # fmt: skip
+    pd.testing.assert_frame_equal(after[before.columns], before)
+    assert after.columns[-4] == "anomaly_anomaly_score"
+    done = run("predict", "words.csv", "--json")
+    rows = [json.loads(line) for line in done.out.splitlines()]
+    assert rows[5]["load"] is None and rows[6]["Size"] is None and rows[4]["note"] == "NA"
+    assert "names that training did not know" not in done.err
+    # Lists where training knew names are names that it did not know.
+    lines = pd.read_csv("rows.csv").head(3).assign(Size=[["S"], ["M"], "S"])
+    lines.to_json("lists.jsonl", orient="records", lines=True)
+    done = run("predict", "lists.jsonl", "--json")
+    assert done.code == 0
+    assert "column 'Size': 2 rows with names that training did not know" in done.err
+
+
 def test_names_that_cannot_be(run: Runs, at: tuple[Path, dict[str, Any], Path]) -> None:
     for arguments, word in (
         (["predict", "none.csv"], "FILE: no file none.csv"),

@@ -21,7 +21,7 @@ from dlkit.detection import centre
 from dlkit.errors import DataError, SpecError
 from dlkit.models.deep_svdd import Centre
 from pipelines.anomaly_detection import setup
-from pipelines.anomaly_detection.config import Config
+from pipelines.anomaly_detection.config import Config, load
 from pipelines.anomaly_detection.setup import compiled_model, fitted
 
 TASK = "anomaly-detection"
@@ -93,6 +93,15 @@ def test_on_disk_as_in_memory(photos: Path) -> None:
         np.asarray(d.prepare(*map(tf.constant, d.arrays(d.train.at)))) for d in (held, left)
     )
     assert np.array_equal(one, two)
+
+
+def test_other_images_are_brought_to_the_size_of_the_run(tmp_path: Path) -> None:
+    x, y = pictures(90, side=16)
+    np.savez(tmp_path / "large.npz", x=x, y=np.array(LABELS)[y])
+    config = Config(data=str(tmp_path / "large.npz"), normal_class="cross")
+    assert load(config).spec.input_shape == (16, 16, 1)
+    data = load(config, {"input_shape": [12, 12, 1]})
+    assert data.inputs(data.test.at)["pixels"].shape[1:] == data.spec.input_shape == (12, 12, 1)
 
 
 def test_too_few_normal_images(tmp_path: Path) -> None:

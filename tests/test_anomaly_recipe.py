@@ -219,6 +219,16 @@ def test_few_held_out_rows_cannot_show_a_small_rate() -> None:
         (["--normal", "ok"], "name that column"),
         (["--ignore", "c", "--label", "kind", "--normal", "ok"], "has no column 'c'"),
         (["--ignore", "a,b", "--label", "kind", "--normal", "ok"], "no column of numbers"),
+        (
+            ["--image-size", "8"],
+            "--image-size: is for images; say which are normal: --normal-class",
+        ),
+        (["--no-download"], "--no-download: is for images"),
+        (["--window", "8", "--data-dir", "sets"], "--data-dir: is for images"),
+        (
+            ["--window", "8", "--split-seed", "3"],
+            "--split-seed: is for tables and images; a series",
+        ),
         (["--model", "autoencodr"], "did you mean 'autoencoder'?"),
         (["-p", "encoder=[8,x]"], "-p encoder"),
         (["--score", "fuson"], "did you mean 'fusion'?"),
@@ -287,9 +297,28 @@ def test_what_does_not_fit_leaves_no_run(
 
 
 def test_what_is_no_archive_is_told(tmp_path: Path) -> None:
-    (tmp_path / "rows.npz").write_bytes(b"junk")
-    with pytest.raises(DataError, match=r"is no \.npz of plain arrays"):
-        load_table(str(tmp_path / "rows.npz"), **DEFAULTS)
+    path = tmp_path / "rows.npz"
+    np.savez_compressed(path, X=np.random.default_rng(0).normal(size=(400, 9)))
+    damaged = bytearray(path.read_bytes())
+    damaged[500:600] = bytes(100)
+    np.save(tmp_path / "rows.npy", np.zeros((30, 2)))
+    for content in (b"junk", damaged, (tmp_path / "rows.npy").read_bytes()):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"is no \.npz of plain arrays"):
+            load_table(str(path), **DEFAULTS)
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet"])
+def test_columns_of_lists_are_left_out(tmp_path: Path, ending: str) -> None:
+    path, frame = tmp_path / f"rows{ending}", pd.read_csv(table(tmp_path / "rows.csv"))
+    frame["tags"] = [["x", "y"][: i % 3] for i in range(200)]
+    if ending == ".jsonl":
+        frame.to_json(path, orient="records", lines=True)
+    else:
+        frame.to_parquet(path)
+    data = load_table(str(path), **{**DEFAULTS, "label": "kind", "normal": ("ok",)})
+    assert data.columns == ("a", "b")
+    assert "column 'tags' holds lists or objects and is left out" in data.notes
 
 
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason=f"no real data at {REAL_DATA}")

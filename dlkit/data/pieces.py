@@ -18,6 +18,11 @@ from dlkit.errors import DataError, counted, some_of
 
 # Rows read at once, and images.
 ROWS, IMAGES = 20_000, 128
+# Cells that pandas, and so training, takes as missing in a .csv.
+MISSING = (
+    "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>",
+    "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ def pieces(
 
 
 def frames(file: str) -> Iterator[pd.DataFrame]:
-    """Read a table piece by piece; the cells of a .csv stay text.
+    """Read a table piece by piece; the cells of a .csv stay text, "NA" and the like too.
 
     Raises:
         DataError: a file that cannot be parsed.
@@ -78,7 +83,9 @@ def frames(file: str) -> Iterator[pd.DataFrame]:
     kind, path = tables.kind_of(file), Path(file).expanduser()
     try:
         if kind == "csv":
-            with pd.read_csv(path, dtype=str, chunksize=ROWS) as reader:
+            with pd.read_csv(
+                path, dtype=str, chunksize=ROWS, keep_default_na=False, na_values=[""]
+            ) as reader:
                 yield from reader
         elif kind == "jsonl":
             held: list[dict] = []
@@ -154,12 +161,17 @@ def _tables(files: Sequence[str], about: Mapping[str, Any], notes: list[str]) ->
 
 
 def numbers(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
-    """Return a table with the numbers in its text as numbers; what is none stays, to be told."""
+    """Return a table with the numbers in its text as numbers; what is none stays, to be told.
+
+    Words that stand for a missing value become one, where they are no category.
+    """
     found = {}
     for name in columns.names:
         column = frame.get(name)
         if column is None or not isinstance(column.dtype, pd.StringDtype):
             continue
+        words = set(MISSING).difference(columns.categories.get(name, ()))
+        column = found[name] = column.mask(column.isin(words))
         if name in columns.numeric:
             try:
                 found[name] = pd.to_numeric(column)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ def _arrays(path: Path, source: str) -> tuple[pd.DataFrame, str | None]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile):
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error):
         raise DataError(
             f"--data {source}: is no .npz of plain arrays, as numpy.savez writes it"
         ) from None
@@ -215,6 +216,8 @@ def find_columns(
                 notes.append(
                     f"column '{name}' counts the rows; if it only names them: --ignore {name}"
                 )
+        elif column.map(lambda v: isinstance(v, (list, dict, np.ndarray))).any():
+            notes.append(f"column '{name}' holds lists or objects and is left out")
         elif _of_stamps(column):
             notes.append(f"column '{name}' holds stamps and is left out")
         else:
@@ -313,5 +316,6 @@ def inputs(
         if isinstance(column.dtype, pd.StringDtype):
             found[endpoint] = column.fillna("").to_numpy(object)
         else:
-            found[endpoint] = np.array(["" if pd.isna(v) else as_text(v) for v in column], object)
+            cells = zip(column, column.isna(), strict=True)
+            found[endpoint] = np.array(["" if gone else as_text(v) for v, gone in cells], object)
     return found

@@ -145,12 +145,13 @@ def load(config: Config, about: Mapping[str, Any] | None = None) -> Any:
     Args:
         config: of a run.
         about: the manifest of its export, where the source is another: a series is then read by the
-            run's channels and window.
+            run's channels and window, images are brought to the run's size.
     """
     if config.normal_class is not None:
         from dlkit.data.anomaly_images import load_images_for_detection
 
         size = config.image_size
+        shape = tuple(about["input_shape"]) if about else (size, size, None) if size else None
         return load_images_for_detection(
             config.data,
             normal_class=listed(config.normal_class),
@@ -158,7 +159,7 @@ def load(config: Config, about: Mapping[str, Any] | None = None) -> Any:
             split_seed=config.split_seed,
             data_dir=config.data_dir,
             download=config.download,
-            shape=(size, size, None) if size else None,
+            shape=shape,
         )
     if of_series(config):
         from dlkit.data.anomaly_series import load_windows

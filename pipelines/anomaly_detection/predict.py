@@ -62,7 +62,9 @@ class Predicted:
             frame = piece.frame
             if as_json and self.opened.kind != "images":
                 frame = numbers(frame, columns_of(self.opened.about))
-            prefix = "anomaly_" if set(ANSWERS) & set(frame.columns) else ""
+            prefix = ""
+            while any(prefix + name in frame for name in ANSWERS):
+                prefix += "anomaly_"
             index = frame.index[piece.scored :]
             found = {name: pd.Series(answers[name], index) for name in ANSWERS[:3]}
             told: list[Any] = (

@@ -52,6 +52,9 @@ def checked(config: Config) -> dict[str, Any]:
         from dlkit.data.anomaly_series import check_source
 
         check_source(config.data)
+        if config.split_seed:
+            raise OptionError("--split-seed: is for tables and images; a series is cut by time")
+        no_images(config)
         return params
     if config.data == "digits" or config.data.startswith("tfds:") or Path(config.data).is_dir():
         raise OptionError(f"--data {config.data}: of images, say which are normal: --normal-class")
@@ -59,7 +62,24 @@ def checked(config: Config) -> dict[str, Any]:
     from dlkit.data.tables import kind_of
 
     kind_of(config.data)
+    no_images(config)
     return params
+
+
+def no_images(config: Config) -> None:
+    """Check that nothing is asked for that only images have.
+
+    Raises:
+        OptionError: `--image-size`, `--data-dir` or `--no-download`.
+    """
+    given = {
+        "image-size": config.image_size is not None,
+        "data-dir": config.data_dir is not None,
+        "no-download": not config.download,
+    }
+    for name, there in given.items():
+        if there:
+            raise OptionError(f"--{name}: is for images; say which are normal: --normal-class")
 
 
 def compiled_model(config: Config, spec: Any, seed: int) -> Any:
