@@ -232,6 +232,7 @@ def test_a_vae_reconstructs(there: Runs, painted: dict[str, Any], tmp_path: Path
 def test_it_is_judged_again_on_other_pictures(there: Runs, painted: dict[str, Any]) -> None:
     own = there(TASK, "evaluate", painted["dcgan"]["run"], "--json")
     assert own.code == 0, own.err
+    assert own.json["split"] == "test"
     # The export's pictures are the model's.
     assert own.json["metrics"]["fid"] == pytest.approx(painted["dcgan"]["metrics"]["fid"], rel=1e-3)
     x = 255 - pictures(60, side=10, seed=9)[0]
@@ -239,6 +240,13 @@ def test_it_is_judged_again_on_other_pictures(there: Runs, painted: dict[str, An
     other = there(TASK, "evaluate", painted["dcgan"]["run"], "--data", "./inverted.npz", "--json")
     assert other.code == 0, other.err
     assert other.json["metrics"]["fid"] > own.json["metrics"]["fid"]
+    # It has no test split: all are judged, and it is said.
+    report = json.loads(Path(other.json["report"]).read_text())
+    assert report["rows"] == 60 and other.json["split"] == "all"
+    assert "./inverted.npz has no test split: these are all of its pictures" in report["data_notes"]
+    np.savez("cut.npz", x_train=x[:20], x_test=x[20:50])  # without labels
+    other = there(TASK, "evaluate", painted["dcgan"]["run"], "--data", "./cut.npz")
+    assert "30 pictures against the test split, 95 % intervals" in other.out, other.err
 
 
 def test_the_run_is_in_the_store(there: Runs, painted: dict[str, Any]) -> None:

@@ -222,7 +222,7 @@ def read(
 
 def load_rows(
     source: str,
-    labels: tuple[str, ...],
+    labels: tuple[str, ...] | None,
     shape: tuple[int, int, int],
     data_dir: str | None = None,
     download: bool = True,
@@ -232,14 +232,16 @@ def load_rows(
 
     Args:
         source, data_dir, download, strict: as for `load_images`.
-        labels: the model's labels; the source may use some of them and no others.
+        labels: the model's labels; the source may use some of them and no others. None where
+            labels do not matter: the source's own then count, if it has any.
         shape: what the model takes.
     Returns:
         The source's own test split, else all of its rows; "test" or "all"; and notes.
     Raises:
         DataError: a label that the model does not know, or no rows.
     """
-    found = read(source, data_dir, download, shape, strict)
+    found = read(source, data_dir, download, shape, strict, labelled=labels is not None)
+    labels = found.labels if labels is None else labels
     for label in found.labels:
         if label not in labels:
             raise DataError(

@@ -126,7 +126,36 @@ def load_pictures(
     )
 
 
-def _stacked(rows: Rows, seed: int) -> Rows:
+def other_pictures(
+    source: str,
+    shape: tuple[int, int, int],
+    *,
+    data_dir: str | None = None,
+    download: bool = True,
+    strict: bool = False,
+) -> tuple[Split, str, list[str]]:
+    """Load the pictures of a source to hold generated ones against.
+
+    Args:
+        source, data_dir, download, strict: see `load_pictures`.
+        shape: `(h, w, c)` that they are brought to.
+    Returns:
+        The source's own test split, else all of its pictures; "test" or "all"; and notes.
+    Raises:
+        DataError: see `dlkit.data.images.load_rows`.
+    """
+    check_pictures(source, data_dir, download)
+    name = DIGITS if source == STACKED else source
+    rows, split, notes = images.load_rows(name, None, shape, data_dir, download, strict)
+    if split == "all":
+        notes.append(f"{source} has no test split: these are all of its pictures")
+    if source == STACKED:
+        made = _stacked(rows, 2)  # as `load_pictures` stacks the test split
+        rows = Split(made.x, made.y, tuple(made.names), made.encoded)
+    return rows, split, notes
+
+
+def _stacked(rows: Rows | Split, seed: int) -> Rows:
     """Return as many pictures as there are digits, each of three digits drawn at random."""
     generator = np.random.default_rng(np.random.SeedSequence([seed, 3]))
     drawn = generator.integers(0, len(rows.x), (len(rows.x), 3))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dlkit.checkpoint import write_atomically
-from dlkit.data.spec import Data, digests, taken
+from dlkit.data.spec import Data, Split, digests, taken
 from dlkit.errors import DataError, counted
 from dlkit.evaluation.feature_net import FeatureNet
 from dlkit.evaluation.feature_training import answer_of, fit_net
@@ -35,6 +35,7 @@ def synthesis_report(
     *,
     wanted: np.ndarray | None = None,
     split: str = "test",
+    held_out: Split | None = None,
     about: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
     more: Mapping[str, Mapping[str, Any]] | None = None,
@@ -53,6 +54,7 @@ def synthesis_report(
         folder: where the files go.
         wanted: the classes that were asked for, int `(n,)`, of a conditional generator.
         split: name of the split compared with.
+        held_out: what is compared with, where it is no split of the data.
         about: more entries of the report.
         notes: what a reader should know.
         more: more of `metrics`, `intervals` or another mapping of the report, by its key.
@@ -67,7 +69,8 @@ def synthesis_report(
     Raises:
         DataError: fewer than 3 pictures to compare with, or samples of another shape.
     """
-    held_out, train = getattr(data, split), data.train.x
+    held_out = getattr(data, split) if held_out is None else held_out
+    train = data.train.x
     if samples.shape[1:] != tuple(train.shape[1:]):
         raise DataError(f"samples are {samples.shape[1:]}, pictures of the data {train.shape[1:]}")
     rows = min(MOST_ROWS, len(samples), len(held_out), len(train))

@@ -24,7 +24,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Judge the pictures of RUN's exported generator against its test split, or other pictures.
 
-    Other pictures are brought to the model's size; the judge is the run's own.
+    Of other data the test split counts, else all. They are brought to the model's size; the judge is
+    the run's own.
     """
     began = time.monotonic()
     from dlkit import tracking
@@ -50,18 +51,17 @@ def evaluate(
     from dlkit.sampling import labels_like
 
     own = load(config)
-    rows = own
+    rows, split, notes = own.test, "test", own.notes
     if data is not None:
-        other = pictures.load_pictures(
-            data, data_dir=data_dir, download=download, like=own.spec.input_shape, strict=strict
+        rows, split, notes = pictures.other_pictures(
+            data, own.spec.input_shape, data_dir=data_dir, download=download, strict=strict
         )
-        rows = dataclasses.replace(own, test=other.test, source=data, notes=other.notes)
-    for note in rows.notes:
+    for note in notes:
         say(f"note: {note}", quiet)
     net = judge(config, own, quiet)
     drawn = Drawn(str(directory))
     drawn.load()
-    count = min(config.count, len(rows.test))
+    count = min(config.count, len(rows))
     labels = labels_like(own.train.y, count, config.seed)
     pixels = np.concatenate(
         [
@@ -73,12 +73,14 @@ def evaluate(
     folder = tracking.checkpoint_folder(run.id) / "evaluation"
     report = synthesis_report(
         pixels,
-        rows,
+        dataclasses.replace(own, source=source),
         net,
         folder,
+        split=split,
+        held_out=rows,
         wanted=labels if drawn.labels else None,
         about={"run": run.id, "task": TASK, "model": config.model, "data": source}
-        | {"data_notes": rows.notes, "judge": net.describe()},
+        | {"data_notes": notes, "judge": net.describe()},
         seed=config.seed,
     )
     under = "evaluations/" + "".join(c if c.isalnum() else "-" for c in source).strip("-")

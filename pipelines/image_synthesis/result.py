@@ -17,6 +17,7 @@ def show(result: dict[str, Any]) -> str:
     report = json.loads(Path(result["report"]).read_text(encoding="utf-8"))
     short = result["run"][:8]
     made = counted(report["rows"], "picture")
+    against = "all of it" if report["split"] == "all" else f"the {report['split']} split"
     if report.get("translates"):
         more = [f"next    dlkit {TASK} translate {short} PICTURE... --out FOLDER"]
     else:
@@ -24,8 +25,7 @@ def show(result: dict[str, Any]) -> str:
         more.append(f"        dlkit {TASK} interpolate {short} 1 2 --out strip.png")
     return "\n".join(
         [
-            f"{result['model']} on {result['data']}, {made} against the {report['split']} split, "
-            "95 % intervals",
+            f"{result['model']} on {result['data']}, {made} against {against}, 95 % intervals",
             table(report),
             f"the model {report['verdict']}",
             *report["notes"],
