@@ -69,18 +69,18 @@ def synthesis_report(
     Raises:
         DataError: fewer than 3 pictures to compare with, or samples of another shape.
     """
-    held_out = getattr(data, split) if held_out is None else held_out
+    against: Split = getattr(data, split) if held_out is None else held_out
     train = data.train.x
     if samples.shape[1:] != tuple(train.shape[1:]):
         raise DataError(f"samples are {samples.shape[1:]}, pictures of the data {train.shape[1:]}")
-    rows = min(MOST_ROWS, len(samples), len(held_out), len(train))
+    rows = min(MOST_ROWS, len(samples), len(against), len(train))
     if rows < 3:
         raise DataError(
             f"--data {data.source}: {counted(rows, 'picture')} to compare with; needs 3"
         )
     generator = np.random.default_rng(seed)
-    at = np.sort(generator.permutation(len(held_out))[:rows])
-    real = np.asarray(held_out.x[at])
+    at = np.sort(generator.permutation(len(against))[:rows])
+    real = np.asarray(against.x[at])
     order = generator.permutation(len(train))
     drawn, fitted = np.sort(order[:rows]), np.sort(order[:MOST_ROWS])
     trained_on = np.asarray(train[drawn])
@@ -130,7 +130,7 @@ def synthesis_report(
         **(about or {}),
         "split": split,
         "rows": rows,
-        "rows_fingerprint": held_out.fingerprint(),
+        "rows_fingerprint": against.fingerprint(),
         "neighbours": judge.k,
         "feature_net": net.about,
         **own,
