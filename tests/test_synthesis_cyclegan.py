@@ -10,16 +10,21 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from dlkit import checkpoint, training
+from dlkit.data.pictures import load_pictures
 from dlkit.data.spec import Spec
 from dlkit.data.stream import train_stream
 from dlkit.errors import SpecError
+from dlkit.evaluation import feature_net
 from dlkit.models.cycle import DIRECTIONS, CycleGan
 from dlkit.models.cyclegan import cyclegan
 from dlkit.models.image_pool import ImagePool
 from dlkit.plan import Validated
 from dlkit.precision import computing_in
+from pipelines.image_synthesis.config import Config
+from pipelines.image_synthesis.setup import domain_judges
 
 SMALL: dict[str, Any] = {
     "filters": 2, "blocks": 1, "kernel_size": 3, "discriminator_filters": 2, "pool": 6,
@@ -175,6 +180,38 @@ def test_a_saved_model_translates_the_same_and_keeps_its_pool(tmp_path: Path) ->
         )
     np.testing.assert_array_equal(np.array(again.pool_a.kept), np.array(model.pool_a.kept))
     assert int(again.pool_a.filled) == 4 and again.count_params() == model.count_params()
+
+
+def folder(path: Path, x: np.ndarray) -> str:
+    """Write pictures `(n, h, w, 1)` as files; return the folder's name."""
+    path.mkdir()
+    for i, picture in enumerate(x):
+        Image.fromarray(picture[..., 0]).save(path / f"{i:02}.png")
+    return str(path)
+
+
+@pytest.mark.parametrize("streamed", [(True, True), (True, False), (False, True), (False, False)])
+def test_a_judge_sees_the_pictures_of_both_domains_on_disk_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, streamed: tuple[bool, bool]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    dark = generator.integers(0, 99, (30, 8, 8, 1)).astype(np.uint8)
+    bright = generator.integers(150, 255, (40, 8, 8, 1)).astype(np.uint8)
+    a, b = (
+        load_pictures(folder(tmp_path / name, x), stream=on_disk)
+        for name, x, on_disk in (("a", dark, streamed[0]), ("b", bright, streamed[1]))
+    )
+    seen: list[Any] = []
+    monkeypatch.setattr(feature_net, "trained", lambda data, folder, quiet: seen.append(data))
+    domain_judges(Config(), (a, b), quiet=True)
+    (both,) = seen
+    for split in ("train", "validation", "test"):
+        part = getattr(both, split)
+        assert len(part) == len(getattr(a, split)) + len(getattr(b, split))
+        bright_ones = np.asarray(part.x).mean((1, 2, 3)) > 125
+        np.testing.assert_array_equal(bright_ones, part.y)
+    assert both.fingerprint()
 
 
 def trained(path: Path, epochs: int = 3) -> str:

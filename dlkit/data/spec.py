@@ -33,9 +33,10 @@ def taken(x: Any, at: np.ndarray) -> Any:
 
 
 def joined(parts: list[Any]) -> Any:
-    """Return rows end to end: of arrays an array, of rows on disk rows on disk."""
-    if all(isinstance(part, np.ndarray) for part in parts):
-        return np.concatenate(parts)
+    """Return rows end to end: rows on disk where all are of one store, else an array of them all."""
+    stores = {id(getattr(part, "store", None)) for part in parts}
+    if len(stores) > 1 or isinstance(parts[0], np.ndarray):
+        return np.concatenate([np.asarray(part) for part in parts])
     whole = np.concatenate([part.rows for part in parts])
     return type(parts[0])(parts[0].store, whole)
 
