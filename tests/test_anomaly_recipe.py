@@ -153,7 +153,7 @@ def test_odd_columns_are_told_and_harmless(tmp_path: Path) -> None:
 
 
 def test_text_that_was_meant_as_numbers_or_stamps_is_told(tmp_path: Path) -> None:
-    options = {**DEFAULTS, "label": "kind", "normal": ("ok",)}
+    options: dict[str, Any] = {**DEFAULTS, "label": "kind", "normal": ("ok",)}
     days = pd.date_range("2024-01-01", periods=200, freq="6h")
     digits = np.where(np.arange(200) == 41, "?", (np.arange(200) % 9).astype(str))
     path = table(
@@ -175,7 +175,7 @@ def test_text_that_was_meant_as_numbers_or_stamps_is_told(tmp_path: Path) -> Non
     words = "'measured' holds numbers, but for 2 rows, the first is row 8 with 'n.a.'"
     with pytest.raises(DataError, match=words):
         load_table(str(path), **options)
-    assert load_table(str(path), **options | {"ignored": ("measured",)}).columns == ("a", "b")
+    assert load_table(str(path), **{**options, "ignored": ("measured",)}).columns == ("a", "b")
 
 
 @pytest.mark.parametrize("levels", [2, 7, 1000])

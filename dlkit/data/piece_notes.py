@@ -100,7 +100,7 @@ class Clock:
         Raises:
             DataError: a stamp is earlier than the one before.
         """
-        if self.name not in frame:
+        if self.name is None or self.name not in frame:
             return
         column = frame[self.name]
         text = isinstance(column.dtype, pd.StringDtype)  # years of a .csv are text as well

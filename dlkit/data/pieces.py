@@ -124,11 +124,11 @@ def _tables(files: Sequence[str], about: Mapping[str, Any], notes: list[str]) ->
         for frame in frames(file):
             if not len(frame):
                 continue
-            frame.columns = [str(name).strip() for name in frame.columns]
-            twice = frame.columns[frame.columns.duplicated()]
+            names = pd.Index([str(name).strip() for name in frame.columns])
+            twice = names[names.duplicated()]
             if len(twice):
                 raise DataError(f"FILE {file}: has two columns '{twice[0]}'")
-            frame.index = pd.RangeIndex(len(frame))
+            frame.columns, frame.index = names, pd.RangeIndex(len(frame))
             own = list(frame.columns) if own is None else own
             # A line of JSON may leave out what another has; what the first ones lack is an error.
             frame = frame.reindex(columns=list(dict.fromkeys([*own, *frame.columns])))
