@@ -43,20 +43,30 @@ def machine() -> str:
     return f"{name}, {len(os.sched_getaffinity(0))} cores"
 
 
-def row(name: str, key: str, measure: Callable[[], dict[str, Any]], again: bool = False) -> dict:
-    """Return row `key` of benchmark `name`, measured now unless this commit's code has it already."""
+def row(
+    name: str,
+    key: str,
+    measure: Callable[[], dict[str, Any]],
+    again: bool = False,
+    **asked: Any,
+) -> dict:
+    """Return row `key` of benchmark `name`, measured now unless this commit's code has it already.
+
+    What was `asked` for, such as seconds, is written with the row, which stands for no other.
+    """
     path = RESULTS / f"{name}.json"
 
     def written() -> dict[str, Any]:
         return json.loads(path.read_text()) if path.exists() else {}
 
     rows, at = written(), commit()
-    if not again and rows.get(key, {}).get("commit") == at and not at.endswith("+"):
-        return rows[key]
+    wanted, there = {"commit": at, **asked}, rows.get(key, {})
+    if not again and not at.endswith("+") and wanted == {name: there.get(name) for name in wanted}:
+        return there
     command = " ".join(["python", f"benchmarks/{name}.py", *sys.argv[1:]])
     figures = measure()
     rows = written()  # again: another run may have measured other rows meanwhile
-    rows[key] = {"commit": at, "machine": machine(), "command": command, **figures}
+    rows[key] = {"commit": at, "machine": machine(), "command": command, **asked, **figures}
     RESULTS.mkdir(exist_ok=True)
     path.write_text(json.dumps(rows, indent=1) + "\n")
     return rows[key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -370,3 +371,54 @@ def test_an_animation_holds_each_frame(tmp_path: Path) -> None:
         shown = np.asarray(image.convert("L"))
     expected = synthesis_plots.laid_out(x[1], 2)[:, :, 0]
     np.testing.assert_array_equal(shown, expected)
+
+
+# ---- Its benchmark.
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The script, as a module."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    return importlib.import_module("image_synthesis")
+
+
+def test_a_row_is_measured_anew_for_other_seconds(
+    script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import results_file  # pyright: ignore[reportMissingImports]
+
+    monkeypatch.setattr(results_file, "RESULTS", tmp_path)
+    monkeypatch.setattr(results_file, "commit", lambda: "abc")
+    for value, seconds, expected in ((1, 300, 1), (2, 300, 1), (3, 1200, 3), (4, 1200, 3)):
+        given = {"seconds_asked": seconds}
+        found = results_file.row("b", "dcgan", lambda value=value: {"fid": value}, **given)
+        assert (found["fid"], found["seconds_asked"]) == (expected, seconds)
+    for value, expected in ((5, 5), (6, 5)):
+        assert results_file.row("b", "sampling", lambda v=value: {"n": v})["n"] == expected
+
+
+@pytest.mark.parametrize(
+    ("more", "seconds"), [([], [1200, 5400, 3600]), (["--seconds", "9"], [9] * 3)]
+)
+def test_a_row_has_seconds_of_its_own(
+    script: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    more: list[str],
+    seconds: list[int],
+) -> None:
+    (tmp_path / "fashion_mnist").mkdir()
+    rows, asked = "dcgan-ns,stacked-stable,vae-likelihood", []
+    monkeypatch.setattr("sys.argv", ["x", "--data-dir", str(tmp_path), "--rows", rows, *more])
+    for name in ("generator", "likelihood"):
+        monkeypatch.setattr(script, name, lambda *given: {"given": given})
+
+    def row(name: str, key: str, job: Any, again: bool, **given: Any) -> dict[str, Any]:
+        assert given["seconds_asked"] in job()["given"]
+        asked.append(given["seconds_asked"])
+        return {}
+
+    monkeypatch.setattr(script, "row", row)
+    script.main()
+    assert asked == seconds
