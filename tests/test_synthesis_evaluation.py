@@ -235,7 +235,7 @@ def test_one_class_is_looked_at_by_its_rotations(digits: Data, tmp_path: Path, q
     assert "modes" not in report["metrics"] and "label_accuracy" not in report["metrics"]
     assert any("tells no classes" in note for note in report["notes"])
     oblong = Split(one.train.x[:, :4], one.train.y, one.train.names, one.train.encoded)
-    with pytest.raises(SpecError, match="got 4 x 8"):
+    with pytest.raises(SpecError, match="got 4 x 8; nearest: --image-size 6"):
         trained(dataclasses.replace(one, train=oblong), tmp_path, quiet=True)
 
 

@@ -63,6 +63,7 @@ def painted(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> dict
     shutil.copytree(empty_store, folder / "mlruns")
     x, y = pictures(240, side=8)
     np.savez(folder / "drawn.npz", x=x, y=np.array(["cross", "stripe", "dot"])[y])
+    np.savez(folder / "plain.npz", x=x[:30])
     before, found = Path.cwd(), {"folder": folder}
     os.chdir(folder)
     try:
@@ -271,6 +272,14 @@ REFUSED = [
     (["train", "--model", "cyclegan", "--domains", "3,x"], "--domains: --data digits has no class 'x'; accepted: 0, 1"),
     (["train", "--model", "cyclegan", "--domains", "3,8", "--loss", "hinge"], "--loss: not for cyclegan: its losses are those"),
     (["train", "--model", "vae", "--r1", "1"], "--r1: not for vae: it has no discriminator"),
+    (["train", "--model", "vae", "--on-collapse", "stop"], "--on-collapse: not for vae: generators against a discriminator"),
+    (["train", "--model", "ddpm", "--on-collapse", "stop"], "--on-collapse: not for ddpm"),
+    (["train", "--model", "cyclegan", "--domains", "3,8", "--on-collapse", "stop"], "--on-collapse: not for cyclegan"),
+    (["train", "--model", "cyclegan", "--domains", "3,8", "--count", "99"], "--count: not for cyclegan: all test pictures"),
+    (["train", "--loss", "hinge", "--gradient-penalty", "1"], "--gradient-penalty: not for --loss hinge: it is of wgan-gp"),
+    (["train", "--data", "./plain.npz", "--model", "cgan"], "cgan is told labels, and the data has no classes to tell"),
+    (["train", "--data", "./plain.npz", "--model", "ddpm", "-p", "guidance=2"], "-p guidance: got 2, and no label is told"),
+    (["train", "--model", "ddpm", "-p", "guidance=2", "-p", "conditional=false"], "-p guidance: got 2, and no label"),
     (["train", "--model", "gan", "--data-b", "digits"], "are for cyclegan, not for gan"),
     (["train", "--batch-size", "6", "-p", "pac=4"], "6 pictures cannot be judged 4 at a time"),
     (["train", "--feature-weights", "none.h5"], "--feature-weights: no file none.h5"),
@@ -297,10 +306,14 @@ def test_a_run_goes_on_with_what_was_accepted_when_it_began() -> None:
     from pipelines.image_synthesis.config import Config
     from pipelines.image_synthesis.setup import checked
 
-    config = Config(model="dcgan", r1=1.0)
-    with pytest.raises(OptionError):
-        checked(config)
-    assert checked(config, resumed=True)["discriminator_norm"] == "batch"
+    for config in (
+        Config(r1=1.0),
+        Config(gradient_penalty=1.0),
+        Config(model="vae", on_collapse="stop"),
+    ):
+        with pytest.raises(OptionError):
+            checked(config)
+        assert checked(config, resumed=True)
 
 
 @pytest.mark.parametrize(
@@ -416,6 +429,22 @@ def test_sources_that_cannot_be_made_pictures_of_are_told(tmp_path: Path) -> Non
     few = load_pictures(str(tmp_path / "few.npz"))
     with pytest.raises(DataError, match="1 picture of '0' in validation; at least 2 needed"):
         of_class(few, "0", "--domains")
+
+
+@pytest.mark.parametrize("files", [False, True])
+def test_colours_that_are_dropped_are_told(tmp_path: Path, files: bool) -> None:
+    from pipelines.image_synthesis.config import Config, load
+
+    for name, channels in (("grey", 1), ("coloured", 3)):
+        x = pictures(30, side=8, channels=channels)[0]
+        np.savez(tmp_path / f"{name}.npz", x=x)
+        (tmp_path / name).mkdir()
+        for i, picture in enumerate(x):
+            Image.fromarray(picture.squeeze()).save(tmp_path / name / f"{i:02}.png")
+    a, b = (str(tmp_path / (name if files else f"{name}.npz")) for name in ("grey", "coloured"))
+    for config, dropped in ((Config(data=a, data_b=b), True), (Config(data=b, data_b=a), False)):
+        _, other = load(dataclasses.replace(config, model="cyclegan"))
+        assert ("images in colour are made grey" in other.notes) == dropped
 
 
 def test_large_pictures_need_a_size_where_a_run_begins(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dlkit.data.folder import SPLITS, Found
+from dlkit.data.folder import GREYED, SPLITS, Found
 from dlkit.errors import DataError, one_of
 
 
@@ -205,6 +205,8 @@ def tfds_set(
         raise DataError(f"--data tfds:{name}: its images differ in size; give --image-size")
     shape = (side[0], side[1], (wanted[2] if wanted else None) or channels or 3)
     source = Source({}, tuple(features[keys[1]].names))
+    if shape[2] < (channels or 3):
+        source.notes.append(GREYED)
     used = {}
     for given, about in builder.info.splits.items():
         if given in SPLITS:

@@ -21,6 +21,8 @@ MAX_PIXELS = 50_000_000
 STRICT_SHOWN = 20
 EXIF_ORIENTATION = 0x0112
 GREY = ("1", "L", "LA", "I", "I;16", "I;16B")
+# Said where a shape of one channel was asked for.
+GREYED = "images in colour are made grey"
 Files = dict[str, list[tuple[str, int]]]
 
 
@@ -128,13 +130,15 @@ def scan(
     if not sizes:
         raise DataError(f"--data {source}: {none_of(found.corrupt)}")
     height, width = max(sizes, key=lambda s: (sizes[s], -s[0] * s[1]))
-    channels = 1 if set(found.modes) <= set(GREY) else 3
+    channels = own = 1 if set(found.modes) <= set(GREY) else 3
     if shape is not None:
         height, width, channels = shape[0], shape[1], shape[2] or channels
     other = sum(count for size, count in sizes.items() if size != (height, width))
     if other:
         of = f"{other} of {counted(sum(sizes.values()), 'image')}"
         notes.append(f"{of} {'is' if other == 1 else 'are'} resized to {height} x {width}")
+    if channels < own:
+        notes.append(GREYED)
     if rotated:
         notes.append(f"{counted(rotated, 'image')} with an EXIF rotation, which is not applied")
     return (height, width, channels), files, labels, notes, found

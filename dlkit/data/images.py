@@ -344,6 +344,8 @@ def _bring_to(shape: tuple[int, int, int | None], found: Source) -> None:
     """Bring rows from arrays to a shape; what a user would send stays as it was."""
     from dlkit.data.pixels import fit_image
 
+    if any((shape[2] or 3) < rows.x.shape[-1] for rows in found.rows.values()):
+        found.notes.append(folder.GREYED)
     for rows in found.rows.values():
         wanted = (*shape[:2], shape[2] or rows.x.shape[-1])
         if rows.x.shape[1:] != wanted:

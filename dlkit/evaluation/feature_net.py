@@ -156,7 +156,8 @@ def trained(
     if task == ROTATION and (shape[0] != shape[1] or per_channel):
         raise SpecError(
             "pictures of one class are told apart by their rotation: accepted are squares with all "
-            f"channels together, got {shape[0]} x {shape[1]}"
+            f"channels together, got {shape[0]} x {shape[1]}; nearest: --image-size "
+            f"{round((shape[0] * shape[1]) ** 0.5)}"
         )
     if per_channel and shape[2] != 1:
         raise SpecError(f"--data {data.source}: got {shape[2]} channels; accepted: 1, each alone")

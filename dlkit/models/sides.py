@@ -31,11 +31,6 @@ def fours(side: int) -> int:
     return max(8, (side + 2) // 4 * 4)
 
 
-def whole(side: int) -> int:
-    """Return `side`."""
-    return side
-
-
 def doublings_of(name: str, shape: tuple[int, ...]) -> tuple[int, int]:
     """Return `doublings` of pictures `(h, w, c)`.
 

@@ -126,7 +126,7 @@ class Config:
     )
     on_collapse: str = option(
         "warn",
-        "Where pictures become alike: warn; stop; or restore the last good state, rate halved.",
+        "Where a GAN's pictures become alike: warn; stop; or restore the last good state, rate halved.",
         choices=("warn", "stop", "restore"),
     )
     feature_weights: str | None = option(

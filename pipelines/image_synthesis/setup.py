@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dlkit.errors import DataError, OptionError, nearest, one_of
+from dlkit.errors import DataError, OptionError, SpecError, nearest, one_of
 from pipelines.commands import as_dict
 from pipelines.image_synthesis.config import (
     BINARY,
@@ -22,6 +22,8 @@ from pipelines.image_synthesis.config import (
 BINARY_DRAWS = 1 << 62
 # Options of the step of one generator against one discriminator.
 OF_STEP = ("loss", "r1", "gradient_penalty", "critic_steps", "diff_augment")
+# Why others have no use for --on-collapse.
+WATCHED = "generators against a discriminator are watched for it alone"
 DIFF_AUGMENT = ("color", "translation", "cutout")
 
 
@@ -89,21 +91,41 @@ def checked(config: Config, resumed: bool = False) -> dict[str, Any]:
 
 
 def no_use(config: Config) -> None:
-    """Refuse options of adversarial training that the config's model has no use for.
+    """Refuse options that the config's model, or its loss, has no use for.
 
     Raises:
         OptionError: one of them is given.
     """
+    why: dict[str, str] = {}
     if config.model in TRANSLATORS:
-        names, why = OF_STEP, "its losses are those of its paper"
+        why = dict.fromkeys(OF_STEP, "its losses are those of its paper")
+        why |= {"count": "all test pictures are translated", "on_collapse": WATCHED}
     elif config.model in LIKELIHOOD:
-        names, why = (*OF_STEP, "discriminator_rate"), "it has no discriminator"
-    else:
-        return
+        why = dict.fromkeys((*OF_STEP, "discriminator_rate"), "it has no discriminator")
+        why["on_collapse"] = WATCHED
     own = {**as_dict(Config()), **Config.presets({"model": config.model})}
-    for name in names:
+    for name, reason in why.items():
         if getattr(config, name) != own[name]:
-            raise OptionError(f"--{name.replace('_', '-')}: not for {config.model}: {why}")
+            raise OptionError(f"--{name.replace('_', '-')}: not for {config.model}: {reason}")
+    if config.loss != "wgan-gp" and config.gradient_penalty != own["gradient_penalty"]:
+        raise OptionError(f"--gradient-penalty: not for --loss {config.loss}: it is of wgan-gp")
+
+
+def classless(config: Config, params: Mapping[str, Any], spec: Any) -> None:
+    """Refuse what goes by labels where there are none to tell.
+
+    Raises:
+        SpecError: a model that is told labels, or guidance by them.
+    """
+    if config.model == "cgan" and spec.outputs < 2:
+        raise SpecError("cgan is told labels, and the data has no classes to tell; accepted: dcgan")
+    told = params.get("conditional")
+    told = spec.outputs > 1 if told is None else told
+    if config.model == "ddpm" and not told and params["guidance"] != 1.0:
+        raise SpecError(
+            f"-p guidance: got {params['guidance']:g}, and no label is told that could guide; "
+            "accepted: 1"
+        )
 
 
 def unmixed(config: Config, params: Mapping[str, Any]) -> None:

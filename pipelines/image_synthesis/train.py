@@ -12,6 +12,7 @@ from pipelines.commands import outcome
 from pipelines.image_synthesis.config import DEFAULT_EPOCHS, TASK, TRANSLATORS, Config, learnt, load
 from pipelines.image_synthesis.setup import (
     checked,
+    classless,
     compiled_model,
     judge,
     one_level,
@@ -48,6 +49,8 @@ def train(config: Config, resume: str | None = None, quiet: bool = False) -> dic
 
     # Pictures.
     data = load(config, fresh=resume is None)
+    if resume is None:
+        classless(config, params, data.spec)
     own = learnt(config, data)
     say(data.describe(), quiet)
     for note in data.notes:
