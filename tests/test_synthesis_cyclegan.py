@@ -18,6 +18,7 @@ from dlkit.data.spec import Spec
 from dlkit.data.stream import train_stream
 from dlkit.errors import SpecError
 from dlkit.evaluation import feature_net
+from dlkit.evaluation.translation_report import translation_report
 from dlkit.models.cycle import DIRECTIONS, CycleGan
 from dlkit.models.cyclegan import cyclegan
 from dlkit.models.image_pool import ImagePool
@@ -212,6 +213,24 @@ def test_a_judge_sees_the_pictures_of_both_domains_on_disk_too(
         bright_ones = np.asarray(part.x).mean((1, 2, 3)) > 125
         np.testing.assert_array_equal(bright_ones, part.y)
     assert both.fingerprint()
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_label_accuracy_is_of_classes_that_both_domains_have(tmp_path: Path, classes: int) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1)).astype(np.uint8)
+    labels = {"y": np.arange(40) % 2} if classes == 2 else {}  # without, each is one "picture"
+    np.savez(tmp_path / "x.npz", x=x, **labels)
+    data = load_pictures(str(tmp_path / "x.npz"))
+
+    def answer(x: np.ndarray) -> Any:
+        flat = tf.reshape(tf.cast(x, tf.float32), (len(x), -1))
+        return flat[:, :4], tf.nn.softmax(flat[:, :2])
+
+    net = feature_net.FeatureNet(answer, {"labels": ["a", "b"]})
+    report = translation_report(lambda x, way: 255 - x, (data, data), (net, net), tmp_path)
+    told = {"label_accuracy", "label_accuracy_b_to_a"}
+    assert told & set(report["metrics"]) == (told if classes == 2 else set())
+    assert "label_accuracy" not in report["baselines"]["untranslated"]["metrics"] or classes == 2
 
 
 def trained(path: Path, epochs: int = 3) -> str:

@@ -53,7 +53,9 @@ def translation_report(
         name: {"metrics": {}, "intervals": {}} for name in ("real_against_real", "untranslated")
     }
     generator, sizes = np.random.default_rng(seed), []
-    shares_labels = domains[0].spec.labels == domains[1].spec.labels and len(nets[0].labels) > 1
+    one, other = (data.spec for data in domains)
+    # Two domains of one class each share it by name alone: the net then tells the domains apart.
+    shares_labels = one.labels == other.labels and one.outputs > 1 and len(nets[0].labels) > 1
     for way, direction in enumerate(DIRECTIONS):
         source, target, net = domains[way], domains[1 - way], nets[1 - way]
         ending = "" if way == 0 else "_b_to_a"
