@@ -54,8 +54,9 @@ SLOW = dict.fromkeys(
 )
 BUILDERS: dict[str, tuple[str, ...]] = {**LONG, **QUICK, **SLOW}
 
-# Held back as on ETTh1; chosen, as the lookback and the calendar of elnino were, on folds before the
-# test span (from 60 to 80 % of the rows), where 60 months were better than 36 for every candidate.
+# Held back as on ETTh1; chosen, as the lookback of elnino and the calendar of elnino and co2 were, on folds
+# before the test span (from 60 to 80 % of the rows), where 60 months were better than 36 for every
+# candidate, and the calendar took `lstm` on co2 from a MASE of 0.50 to 0.46.
 HELD = ("-p", "instance_norm=last", "--keep", "last", "--epochs", "60")
 CANDIDATES: dict[str, tuple[str, ...]] = {
     **{name: () for name in ("gru", "lstm", "mlp", "nlinear", "dlinear", "patchtst", "tcn")},
@@ -65,7 +66,7 @@ CANDIDATES: dict[str, tuple[str, ...]] = {
 ROLLING: dict[str, tuple[tuple[str, ...], float]] = {
     "sunspots": (("--horizon", "11"), 1.20),
     "elnino": (("--horizon", "12", "--lookback", "60", "--calendar"), 0.64),
-    "co2": (("--horizon", "52", "--fill", "interpolate"), 0.45),
+    "co2": (("--horizon", "52", "--fill", "interpolate", "--calendar"), 0.45),
 }
 
 
