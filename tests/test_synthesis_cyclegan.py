@@ -218,9 +218,8 @@ def test_a_judge_sees_the_pictures_of_both_domains_on_disk_too(
 @pytest.mark.parametrize("classes", [1, 2])
 def test_label_accuracy_is_of_classes_that_both_domains_have(tmp_path: Path, classes: int) -> None:
     x = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1)).astype(np.uint8)
-    labels: dict[str, Any] = (
-        {"y": np.arange(40) % 2} if classes == 2 else {}
-    )  # without, each is one "picture"
+    # Without labels, all are of the class "picture".
+    labels: dict[str, Any] = {"y": np.arange(40) % 2} if classes == 2 else {}
     np.savez(tmp_path / "x.npz", x=x, **labels)
     data = load_pictures(str(tmp_path / "x.npz"))
 
