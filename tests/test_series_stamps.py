@@ -75,6 +75,17 @@ def test_hours_of_a_zone_are_in_utc_and_said_so(tmp_path: Path) -> None:
     assert str(found.last).endswith("+00:00")
 
 
+def test_one_wrong_stamp_is_no_gap_of_fifty_years(tmp_path: Path) -> None:
+    seconds = pd.date_range("2024-01-01", periods=400, freq="s").insert(
+        0, pd.Timestamp("1970-01-01")
+    )
+    frame = pd.DataFrame({"at": seconds, "value": np.arange(401.0)})
+    with pytest.raises(
+        DataError, match=r"1,704,067,\d+ steps of s and only 401 rows; is a stamp wrong"
+    ):
+        loaded(tmp_path, frame, fill="forward")
+
+
 def test_what_wanders_has_no_season(tmp_path: Path) -> None:
     for seed in range(5):
         walk = np.random.default_rng(seed).normal(size=1000).cumsum()

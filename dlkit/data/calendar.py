@@ -14,6 +14,8 @@ from dlkit.errors import DataError, counted, one_of
 FILLS = ("none", "forward", "interpolate")
 # Rows that are named where something is wrong with them.
 NAMED = 3
+# Steps for a row, beyond which a series is not filled: one wrong stamp may lie 50 years of seconds away.
+MOST_GAPS = 1000
 # An offset from UTC behind a time of day.
 ZONE = r"(:\d\d(?:[.,]\d+)?)\s*(Z|[+-]\d\d:?\d\d)$"
 # 31/12/24, of which pandas guesses no format.
@@ -199,10 +201,18 @@ def regular(
     Returns:
         The frame, of float64 without NaN, and sentences that say what was filled.
     Raises:
-        DataError: gaps or NaN while `fill` is "none"; stamps off the frequency; a column of NaN
-            alone.
+        DataError: gaps or NaN while `fill` is "none"; stamps off the frequency, or so far apart that
+            hardly any are there; a column of NaN alone.
     """
-    whole = pd.date_range(frame.index[0], frame.index[-1], freq=alias)
+    first, last = frame.index[0], frame.index[-1]
+    step = (first + pd.tseries.frequencies.to_offset(alias)) - first
+    rows = (last - first) // step + 1 if step > pd.Timedelta(0) else len(frame)
+    if rows > MOST_GAPS * len(frame):
+        raise DataError(
+            f"{where}: from {short_stamp(first)} to {short_stamp(last)} there are {rows:,} steps of "
+            f"{alias} and only {len(frame):,} rows; is a stamp wrong?"
+        )
+    whole = pd.date_range(first, last, freq=alias)
     off = ~frame.index.isin(whole)
     if off.any():
         raise DataError(
