@@ -306,8 +306,8 @@ def main() -> None:
         else:
             job = lambda: sampling(folder)  # noqa: E731
         key = name if given.seed == 0 else f"{name}-seed-{given.seed}"
-        asked = {} if name == "sampling" else {"seconds_asked": seconds}
-        print(f"{key:18} {told(row(NAME, key, job, given.again, **asked))}", flush=True)
+        told_by = {} if name == "sampling" else {"seconds_asked": seconds}
+        print(f"{key:18} {told(row(NAME, key, job, given.again, **told_by))}", flush=True)
     for name in names:
         if name not in asked:
             print(f"{name}: not run")
