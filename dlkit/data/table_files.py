@@ -68,8 +68,8 @@ def read(source: str, kind: str) -> pd.DataFrame:
     except (ValueError, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"--data {source}: cannot be read as {kind}: {reason}") from None
-    frame.columns = [str(name).strip() for name in frame.columns]
-    twice = frame.columns[frame.columns.duplicated()]
+    names = pd.Index([str(name).strip() for name in frame.columns])
+    frame.columns, twice = names, names[names.duplicated()]
     if len(twice):
         raise DataError(f"--data {source}: has two columns '{twice[0]}'")
     if not len(frame):
