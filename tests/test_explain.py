@@ -222,7 +222,8 @@ def test_the_last_convolutional_map_is_found(net: Callable[..., Any], last: str 
     [
         # These are deep; a backbone within a model and auxiliary heads are looked at on their own.
         pytest.param(
-            name, marks=[pytest.mark.slow] * (name in ("applications", "googlenet", "vgg"))
+            name,
+            marks=[pytest.mark.slow] * (name in ("applications", "googlenet", "resnet", "vgg")),
         )
         for name in sorted(models.MODELS[TASK])
     ],

@@ -92,7 +92,7 @@ def test_vae_gives_odd_sides_back(shape: tuple[int, int, int]) -> None:
     assert model.decode(np.zeros((2, 3), "float32"), np.array([0, 2])).shape == (2, *shape)
 
 
-@BY_MODEL
+@pytest.mark.parametrize("name", ["vae", pytest.param("ddpm", marks=pytest.mark.slow)])
 def test_fit_lowers_the_loss_of_other_pictures(name: str, tmp_path: Path) -> None:
     model = made(name)
     model.compile(optimizer=keras.optimizers.Adam(5e-3))

@@ -563,7 +563,8 @@ def test_a_killed_run_ends_as_the_whole_one(dlkit: Runs, here: Path, more: list[
 
 @pytest.mark.usefixtures("unchecked", "undrawn", "quick_judge")
 @pytest.mark.parametrize(
-    "on_collapse", ["warn", "stop", pytest.param("restore", marks=pytest.mark.slow)]
+    "on_collapse",
+    ["stop", *(pytest.param(how, marks=pytest.mark.slow) for how in ("warn", "restore"))],
 )
 def test_collapse_is_told(
     dlkit: Runs, here: Path, monkeypatch: pytest.MonkeyPatch, on_collapse: str

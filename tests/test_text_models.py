@@ -46,7 +46,7 @@ TABLE = [
     Row("gru", 8_320 + (384 + 512) * 768 + 4 * 768 + 16_705, {"units": 12, "tied": True}),
 ]
 BY_ROW = pytest.mark.parametrize("row", TABLE, ids=[row.model for row in TABLE])
-QUICK = ("transformer", "lstm")  # what the default run trains; the others share their code
+QUICK = ("lstm",)  # whose carried state is resumed too; the others have weights alone
 LETTERS = "\n abcdefgh\u00e9\U0001f600"
 CONTEXT = 12
 
