@@ -173,9 +173,9 @@ def test_filled_values_that_are_scored_are_counted(tmp_path: Path) -> None:
     for rows, count in (([5, 6], 0), ([5, 170, 180], 2)):
         frame = days().drop(index=rows)
         data = load_series(written(frame, tmp_path), fill="forward", lookback=14, horizon=7)
-        said = [note for note in data.notes if "score as truths" in note]
-        assert said == (
-            [f"{count} values of the test span were filled, and score as truths"] * (count > 0)
+        said = [note for note in data.notes if "scored as truths" in note]
+        assert said == [f"{count} filled values of the test span are scored as truths"] * (
+            count > 0
         )
 
 

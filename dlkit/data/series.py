@@ -264,9 +264,8 @@ def load_series(
         raise DataError(f"{where}: no series can be used: {refused[-1]}")
     untrue = sum(int(filled[name][ends[name][1] : ends[name][2]].sum()) for name, _ in long_enough)
     if untrue:
-        notes.append(
-            f"{counted(untrue, 'value')} of the test span were filled, and score as truths"
-        )
+        are = "is" if untrue == 1 else "are"
+        notes.append(f"{counted(untrue, 'filled value')} of the test span {are} scored as truths")
     if refused:
         more = f" (and {len(refused) - NAMED:,} more)" if len(refused) > NAMED else ""
         notes.append(f"series left out: {'; '.join(refused[:NAMED])}{more}")
