@@ -37,10 +37,13 @@ def test_one_format_holds_for_a_column(form: str, index: pd.DatetimeIndex) -> No
     assert (found == index).all()
 
 
-def test_days_and_months_that_cannot_be_told_apart_are_refused() -> None:
+def test_days_and_months_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
     text = pd.Series(DAYS[:12].strftime("%d/%m/%Y"))
     with pytest.raises(DataError, match=r"can be read as %[dm]/%[dm]/%Y, .*'01/01/2022'; write"):
         stamps(text, "DATA", "day")
+    frame = pd.DataFrame({"Datum": text, "value": NUMBERS[:12], "flag": True})
+    with pytest.raises(DataError, match="time column 'Datum' can be read as"):
+        loaded(tmp_path, frame)
     # One more day, and there is but one way.
     text = pd.Series(DAYS[:13].strftime("%d/%m/%Y"))
     assert (stamps(text, "DATA", "day") == DAYS[:13]).all()

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dlkit.data import table_files
-from dlkit.data.calendar import offsets, stamps
+from dlkit.data.calendar import offsets, read_stamps, stamps
 from dlkit.data.calendar_covariates import in_table
 from dlkit.data.table_files import ENDINGS
 from dlkit.errors import DataError, counted, nearest, one_of
@@ -185,12 +185,15 @@ def time_column(frame: pd.DataFrame, free: Sequence[str], where: str) -> str:
         if pd.api.types.is_datetime64_any_dtype(frame[name]) or name.lower() in TIME_NAMES:
             return name
     for name in free:
-        if not _numeric(frame[name]):
+        if not pd.api.types.is_numeric_dtype(frame[name]):
             try:
-                stamps(frame[name].head(20), where, name)
-            except (DataError, ValueError):
+                found = read_stamps(frame[name].head(20), where, name)
+            except DataError:  # so few may not tell days from months
+                return name
+            except ValueError:
                 continue
-            return name
+            if found.notna().all():
+                return name
     raise DataError(
         f"--time: {where} has no column of stamps among {one_of(frame.columns)}; name it"
     )
