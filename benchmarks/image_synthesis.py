@@ -36,16 +36,15 @@ NAME = "image_synthesis"
 PEERS = ("keras-dcgan", "keras-wgan-gp")
 FASHION = ["--data", "tfds:fashion_mnist"]
 MNIST = ["--data", "tfds:mnist"]
-HALF = ["--precision", "bfloat16"]
 # Options of each row; what is not said is the model's default.
 ROWS: dict[str, list[str]] = {
     "vae": [*FASHION, "--model", "vae"],
-    "dcgan-ns": [*FASHION, "--model", "dcgan", *HALF],
-    "dcgan-wgan-gp": [*FASHION, "--model", "dcgan", "--loss", "wgan-gp", *HALF],
-    "dcgan-hinge": [*FASHION, "--model", "dcgan", "--loss", "hinge", *HALF],
-    "cgan": [*FASHION, "--model", "cgan", *HALF],
+    "dcgan-ns": [*FASHION, "--model", "dcgan"],
+    "dcgan-wgan-gp": [*FASHION, "--model", "dcgan", "--loss", "wgan-gp"],
+    "dcgan-hinge": [*FASHION, "--model", "dcgan", "--loss", "hinge"],
+    "cgan": [*FASHION, "--model", "cgan"],
     "progan": [*FASHION, "--model", "progan"],
-    "ddpm": [*FASHION, "--model", "ddpm", *HALF],
+    "ddpm": [*FASHION, "--model", "ddpm"],
     "stacked-plain": [
         "--data", "stacked-mnist", "--model", "dcgan", "-p", "discriminator_filters=8",
     ],
