@@ -222,7 +222,8 @@ def test_the_centre_is_fixed_before_training_and_saved(
     assert words.startswith("the codes have collapsed: held-out examples spread 0 ")
 
 
-@pytest.mark.parametrize("stop", ["pretrain_loss", pytest.param("loss", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", ["pretrain_loss", "loss"])
 def test_stopped_at_either_stage_ends_as_the_whole(
     crosses: AnomalyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: str
 ) -> None:

@@ -73,6 +73,8 @@ TABLE = [
     Row("usad", ALL, 31 * 128 + 129 * 64 + 2 * (65 * 128 + 129 * 30), SMALL),
 ]
 GOLDEN = {"table": (30,), "series": (64, 3), "images": (28, 28, 1)}
+# One of each kind of code; the others take their turn with the slow tests.
+QUICK = {"autoencoder", "vae", "deep-svdd"}
 BY_ROW = pytest.mark.parametrize("row", TABLE, ids=[row.model for row in TABLE])
 PAIRS = [(row, kind) for row in TABLE for kind in row.kinds]
 BY_PAIR = pytest.mark.parametrize(
@@ -169,7 +171,10 @@ def test_a_checkpoint_is_read_after_other_models_were_built(row: Row, tmp_path: 
     np.testing.assert_array_equal(np.array(read[-1]), np.array(written[-1]))
 
 
-@BY_ROW
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(r, marks=[pytest.mark.slow] * (r.model not in QUICK), id=r.model) for r in TABLE],
+)
 def test_learns_what_the_examples_have_in_common(row: Row) -> None:
     kind = row.kinds[0]
     model, x, new = compiled(row, kind), examples(kind, 256), examples(kind, 64, seed=1)
@@ -182,10 +187,6 @@ def test_learns_what_the_examples_have_in_common(row: Row) -> None:
     before = error()
     model.fit(x, x, batch_size=64, epochs=12, verbose=0, shuffle=False)
     assert error() < 0.85 * before
-
-
-# One of each kind of code; the others take their turn with the slow tests.
-QUICK = {"autoencoder", "vae", "deep-svdd"}
 
 
 def exported(

@@ -72,6 +72,7 @@ def test_the_default_run_reports_what_it_promises(dlkit: Runs, here: Path) -> No
         assert Path(found["report"]).with_name(name).stat().st_size > 5000
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked", "undrawn")
 def test_an_ensemble_on_contaminated_rows(dlkit: Runs, here: Path) -> None:
     path = table(here / "rows.csv")

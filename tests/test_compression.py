@@ -59,6 +59,7 @@ def exported_kernels(export: str) -> list[np.ndarray]:
     return [a for a in (v.numpy() for v in loaded.model_variables) if a.ndim >= 2]
 
 
+@pytest.mark.slow
 def test_a_pruned_and_taught_run_resumes_bit_exactly_with_its_zeros(
     there: Run, workshop: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +110,9 @@ def test_a_pruned_and_taught_run_resumes_bit_exactly_with_its_zeros(
     assert again.json["metrics"] == result["metrics"]
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
+@pytest.mark.parametrize(
+    "name", ["adamw", *(pytest.param(each, marks=pytest.mark.slow) for each in ("sgd", "muon"))]
+)
 def test_every_optimiser_keeps_zeros_at_zero(name: str) -> None:
     x, y = pictures(24)
     model = models.build(TASK, "lenet", Spec((12, 12, 1), 3, tuple(LABELS)), {})

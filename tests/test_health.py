@@ -73,7 +73,7 @@ def gained(gain: float) -> Callable[[], keras.Model]:
 
 
 # The others are convolutions and dense layers as these, deeper.
-QUICK = {"cnn", "mlp"}
+QUICK = {"mlp"}
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def leaks(result: dict) -> set[tuple[str, str]]:
     return {tuple(pair["names"]) for pair in result["leaks"]}
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_planted_copies_are_found_and_named_and_nothing_else(
     dlkit: Run, tmp_path: Path, channels: int
 ) -> None:

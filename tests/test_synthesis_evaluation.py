@@ -224,6 +224,7 @@ def test_a_feature_net_that_was_interrupted_ends_in_the_same_weights(
     assert not left.exists()
 
 
+@pytest.mark.slow
 def test_one_class_is_looked_at_by_its_rotations(digits: Data, tmp_path: Path, quick: None) -> None:
     one = cut(digits, 600, one_class=True)
     net = trained(one, tmp_path, quiet=True)

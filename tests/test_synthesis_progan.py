@@ -131,6 +131,7 @@ def test_what_is_judged_does_not_jump_at_a_switch(grown: Progressive) -> None:
     np.testing.assert_allclose(faded(x, 1.0), x, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_step_trains_the_weights_of_its_stage_alone_and_no_step_is_traced_anew() -> None:
     model = made()
     step = tf.function(model.train_step)

@@ -191,7 +191,7 @@ def test_it_goes_back_to_the_end_of_the_last_good_epoch(undisturbed: Callable[..
 
 
 @pytest.mark.parametrize(
-    "saves", [2, 6, *(pytest.param(saves, marks=pytest.mark.slow) for saves in (1, 4, 9))]
+    "saves", [2, *(pytest.param(saves, marks=pytest.mark.slow) for saves in (1, 4, 6, 9))]
 )
 @pytest.mark.parametrize(("rate", "warmup"), [(3.2, 0), (1.9, 20)])
 def test_killed_around_a_recovery_it_ends_in_the_same_weights(
@@ -230,6 +230,7 @@ def test_micro_batches_add_up_to_the_batch(
             assert two[name] == pytest.approx(one[name], rel=1e-5, abs=2e-6), name
 
 
+@pytest.mark.slow
 def test_where_memory_runs_out_the_micro_batch_is_halved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,6 +132,7 @@ def test_small_and_grey_images_are_brought_to_what_the_backbone_takes(
     assert wide.get_layer("conv_pw_13_relu").output.shape[1:3] == (3, 6)
 
 
+@pytest.mark.slow
 def test_imagenet_weights_answer_as_the_backbone_of_keras(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -323,7 +324,7 @@ def changed(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> set[
     }
 
 
-@pytest.mark.parametrize("micro_batch", [None, 5])
+@pytest.mark.parametrize("micro_batch", [None, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_frozen_body_stays_and_then_learns_at_the_lower_rate(
     tmp_path: Path, micro_batch: int | None
 ) -> None:
@@ -338,6 +339,7 @@ def test_a_frozen_body_stays_and_then_learns_at_the_lower_rate(
     assert (rate1, rate2, rate3) == pytest.approx((1e-2, 1e-2, 1e-3))
 
 
+@pytest.mark.slow
 def test_resumes_across_the_switch_to_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,6 +353,7 @@ def test_resumes_across_the_switch_to_the_same_weights(
         assert training.weights_hash(parts.fit()) == whole
 
 
+@pytest.mark.slow
 def test_patience_waits_for_the_whole_net(tmp_path: Path) -> None:
     run = Trained(tmp_path / "c.npz", epochs=9, patience=1)
     run.fit(frozen_epochs=6)

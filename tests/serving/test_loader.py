@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pytest
 
 from dlkit.serving.loader import Loader
 from dlkit.serving.servables import Servables
@@ -16,6 +17,7 @@ from dlkit.serving.settings import Settings
 from dlkit.serving.watch import Plan
 
 
+@pytest.mark.slow
 def test_versions_that_went_leave_nothing_behind(pictures: Path) -> None:
     service = Service(Servables())
     loader = Loader(service, Settings())

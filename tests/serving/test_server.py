@@ -173,6 +173,7 @@ def test_a_real_server_answers_and_drains(
     assert "Traceback" not in log and "replayed 1 warm-up" in log
 
 
+@pytest.mark.slow
 def test_sigterm_while_loading_ends_quietly(
     start: Callable[..., subprocess.Popen[str]], tools: Path
 ) -> None:
