@@ -460,6 +460,23 @@ def test_large_pictures_need_a_size_where_a_run_begins(tmp_path: Path) -> None:
     assert load(config).spec.input_shape == (256, 256, 1)  # one that began before goes on
 
 
+def test_large_files_are_refused_before_any_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dlkit.data import folder
+    from dlkit.errors import DataError
+    from pipelines.image_synthesis.config import Config, load
+
+    def decoded(*_: Any) -> None:
+        pytest.fail("files were decoded")
+
+    monkeypatch.setattr(folder, "decode", decoded)
+    for i in range(20):
+        Image.new("L", (300, 250)).save(tmp_path / f"{i}.png")
+    with pytest.raises(DataError, match="pictures of 250 x 300; give --image-size, such as 64"):
+        load(Config(data=str(tmp_path)), fresh=True)
+
+
 @pytest.mark.usefixtures("unchecked", "undrawn", "quick_judge")
 def test_a_folder_of_grey_and_colour_is_made_square(dlkit: Runs, here: Path) -> None:
     generator = np.random.default_rng(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -189,11 +189,13 @@ def read(
     strict: bool = False,
     stream: bool | None = None,
     labelled: bool = True,
+    fits: Callable[[int, int], None] | None = None,
 ) -> Source:
     """Read a source with the splits it came with; see `load_images`.
 
     Where it need not be `labelled`, a folder of images alone, or an .npz without labels, is one
-    class.
+    class. `fits` is told the height and width of all images, of files before any is decoded, and
+    raises where they will not do.
     """
     kind = check_source(source, data_dir, download, training=False, labelled=labelled)
     if kind == "built-in":
@@ -206,6 +208,8 @@ def read(
         path = Path(source).expanduser()
         images = manifest.listed(path) if kind == "manifest" else folder.listed(path, labelled)
         common, files, labels, notes, about = folder.scan(source, images, shape)
+        if fits is not None:
+            fits(*common[:2])
         decoded = folder.decode(files, common, strict, notes, about, stream)
         rows = {
             name: Rows(x, y, names, lambda i, names=names: Path(names[i]).read_bytes())
@@ -217,6 +221,8 @@ def read(
             found.notes.append("--stream is for files and tensorflow-datasets: this source is held")
         if shape is not None:
             _bring_to(shape, found)
+    if fits is not None:
+        fits(*next(iter(found.rows.values())).x.shape[1:3])
     return found
 
 

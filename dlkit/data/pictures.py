@@ -73,21 +73,26 @@ def load_pictures(
     check_pictures(source, data_dir, download)
     name = DIGITS if source == STACKED else source
 
-    def read(shape: tuple[int, int, int | None] | None) -> Source:
-        return images.read(name, data_dir, download, shape, strict, stream, labelled=False)
+    def read(shape: tuple[int, int, int | None] | None, **more: Any) -> Source:
+        return images.read(name, data_dir, download, shape, strict, stream, labelled=False, **more)
+
+    def wanted_of(height: int, width: int) -> int | None:
+        return side(round((height * width) ** 0.5)) if side else None
+
+    def fits(height: int, width: int) -> None:
+        if largest is not None and max(height, width, wanted_of(height, width) or 0) > largest:
+            raise DataError(
+                f"--data {source}: pictures of {height} x {width}; give --image-size, such as 64"
+            )
 
     if like is not None:
         found = read((like[0], like[1], like[2]))
     elif image_size is not None:
         found = read((image_size, image_size, None))
     else:
-        found = read(None)
+        found = read(None, fits=fits)
         height, width = next(iter(found.rows.values())).x.shape[1:3]
-        wanted = side(round((height * width) ** 0.5)) if side else None
-        if largest is not None and max(height, width, wanted or 0) > largest:
-            raise DataError(
-                f"--data {source}: pictures of {height} x {width}; give --image-size, such as 64"
-            )
+        wanted = wanted_of(height, width)
         if wanted is not None and (height, width) != (wanted, wanted):
             found = read((wanted, wanted, None))
             found.notes.append(
