@@ -310,12 +310,30 @@ def test_the_gaussian_has_the_moments_of_the_pictures() -> None:
 
 
 @pytest.mark.slow
-def test_labels_that_mean_nothing_teach_nothing(small: Data, tmp_path: Path) -> None:
+def test_labels_that_mean_nothing_teach_nothing(
+    small: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x, y = small.train.x, small.train.y
     kept = tmp_path / "other"
     kept.write_text("stays")
+    beside = tmp_path / "kept"
     right = classification_accuracy_score(x, y, small, tmp_path, quiet=True)
-    wrong = classification_accuracy_score(x, y[::-1], small, tmp_path, quiet=True)
+    wrong = classification_accuracy_score(x, y[::-1], small, tmp_path, kept=beside, quiet=True)
+    # The answer for real pictures is kept; of other pictures it is another one.
+    trainings = []
+
+    def counted(*given: Any, **more: Any) -> Any:
+        trainings.append(given)
+        return feature_training.fit_net(*given, **more)
+
+    monkeypatch.setattr("dlkit.evaluation.synthesis_report.fit_net", counted)
+    again = classification_accuracy_score(x, y[::-1], small, tmp_path, kept=beside, quiet=True)
+    assert (again, len(trainings)) == (wrong, 1)
+    classification_accuracy_score(x[:60], y[:60], small, tmp_path, kept=beside, quiet=True)
+    assert len(trainings) == 3
+    for path in beside.iterdir():
+        path.unlink()
+    beside.rmdir()
     assert right["metrics"]["accuracy"] == right["metrics"]["real_accuracy"] > 0.6
     assert wrong["metrics"]["accuracy"] < 0.4 < wrong["metrics"]["real_accuracy"]
     assert [path.name for path in tmp_path.iterdir()] == ["other"]

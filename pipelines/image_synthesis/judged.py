@@ -37,6 +37,7 @@ def more_of(
     import numpy as np
 
     from dlkit.evaluation.synthesis_report import classification_accuracy_score
+    from dlkit.tracking import checkpoint_folder
 
     found: dict[str, dict[str, Any]] = {"metrics": {}, "intervals": {}}
     notes: list[str] = []
@@ -63,8 +64,9 @@ def more_of(
         )
     if model.conditional and len(pixels) >= FEWEST:
         scored = classification_accuracy_score(
-            pixels, labels, data, folder / "classified", config.seed, quiet=quiet
-        )
+            pixels, labels, data, folder / "classified", config.seed,
+            kept=checkpoint_folder("features"), quiet=quiet,
+        )  # fmt: skip
         name = "classification_accuracy_score"
         for key in ("metrics", "intervals"):
             found[key][name] = scored[key]["accuracy"]
