@@ -240,6 +240,14 @@ def test_one_class_is_looked_at_by_its_rotations(digits: Data, tmp_path: Path, q
         trained(dataclasses.replace(one, train=oblong), tmp_path, quiet=True)
 
 
+def test_three_channels_are_judged_by_a_net_of_one(
+    small: Data, tmp_path: Path, quick: None
+) -> None:
+    net = trained(small, tmp_path, per_channel=True, quiet=True)  # none of these in the cache
+    assert net.channels == 3 and net.accuracy is not None
+    assert trained(small, tmp_path, quiet=True).describe() == net.describe()
+
+
 def test_three_channels_are_three_pictures(digits: Data, nets: Path, net: FeatureNet) -> None:
     stacked = trained(digits, nets, per_channel=True, quiet=True)
     x = digits.test.x[:150].reshape(50, 3, 8, 8).transpose(0, 2, 3, 1)

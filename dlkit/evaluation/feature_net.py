@@ -199,12 +199,13 @@ def trained(
         about |= {"rows": len(data.test), "seconds": round(position.seconds, 1)}
         about["validation_accuracy"] = position.best[0] if position.best else None
         about["best_epoch"] = position.best_epoch
-        net = FeatureNet(answer_of(model, data.train.x), about, channels)
-        about["accuracy"] = _accuracy(net, data.test.x, data.test.y)
+        answer = answer_of(model, data.train.x)
+        about["accuracy"] = _accuracy(FeatureNet(answer, about), data.test.x, data.test.y)
         checkpoint.save(weights, {"weights": model.weights}, {})
         text = json.dumps(about, indent=1).encode()
         checkpoint.write_atomically(described, lambda file: file.write(text))
         (place / "training.npz").unlink(missing_ok=True)
+    net = FeatureNet(answer, about, channels)
     say(net.describe(), quiet)
     return net
 
