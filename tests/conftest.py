@@ -68,34 +68,15 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-def rewrite_graphs(wanted: bool) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def graphs_as_written() -> None:
+    """Run graphs as they were traced: rewriting each takes a third of the suite's time.
+
+    What the tests start as processes (kills, servers, checks of exports) rewrites them, as ever.
+    """
     import tensorflow as tf
 
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not wanted})
-
-
-@pytest.fixture(scope="session", autouse=True)
-def graphs_as_traced() -> None:
-    """Run graphs as they were traced: to rewrite each takes a third of the suite's time.
-
-    Slow tests rewrite them, as does what the others start as processes (servers, checks of exports).
-    """
-    rewrite_graphs(False)
-
-
-@pytest.fixture
-def graphs_rewritten() -> Iterator[None]:
-    """Run graphs as another process does: equal bits need equal graphs."""
-    rewrite_graphs(True)
-    yield
-    rewrite_graphs(False)
-
-
-@pytest.fixture(autouse=True)
-def slow_tests_rewrite_graphs(request: pytest.FixtureRequest) -> None:
-    """See `graphs_as_traced`."""
-    if request.node.get_closest_marker("slow"):
-        request.getfixturevalue("graphs_rewritten")
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,7 @@ def line_of(process: subprocess.Popen) -> str:
     return process.stderr.readline()
 
 
-@pytest.mark.usefixtures("unchecked", "undrawn", "graphs_rewritten")
+@pytest.mark.usefixtures("unchecked", "undrawn")
 @pytest.mark.parametrize(
     "more",
     [
