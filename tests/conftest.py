@@ -68,17 +68,6 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def graphs_as_written() -> None:
-    """Run graphs as they were traced: rewriting each takes a third of the suite's time.
-
-    What the tests start as processes (kills, servers, checks of exports) rewrites them, as ever.
-    """
-    import tensorflow as tf
-
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-
-
 @pytest.fixture(scope="session")
 def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An .npz source of 150 grey images of three classes."""

@@ -273,6 +273,7 @@ def test_the_divergence_of_a_code_is_that_of_two_gaussians() -> None:
     assert float(np.array(found)[0]) == pytest.approx(expected, rel=0.01)
 
 
+@pytest.mark.slow
 def test_sparse_codes_are_sparser_than_plain_ones() -> None:
     x = examples("table", 256)
     active = {}

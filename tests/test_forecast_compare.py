@@ -174,6 +174,7 @@ def test_models_are_chosen_on_validation_and_held_against_baselines_and_each_oth
         assert result["baselines"][name]["by_step"] == report["by_step"][name]
 
 
+@pytest.mark.slow
 def test_what_finished_before_an_interrupt_is_told_and_not_trained_again(
     compared: tuple[Path, dict[str, Any], dict[str, Any]], result: dict[str, Any]
 ) -> None:

@@ -189,6 +189,7 @@ def test_a_saved_model_generates_the_same_while_it_grows(tmp_path: Path) -> None
     np.testing.assert_allclose(traced, model.generate(noise()), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_measuring_leaves_no_trace() -> None:
     model = made(8, stages=STAGES[:2])
     data = tf.constant(pictures()[:8, :8, :8]), tf.zeros((8,), tf.int32)

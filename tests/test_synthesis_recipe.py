@@ -478,6 +478,7 @@ def test_large_files_are_refused_before_any_is_decoded(
 
 
 @pytest.mark.usefixtures("unchecked", "undrawn", "quick_judge")
+@pytest.mark.slow
 def test_a_folder_of_grey_and_colour_is_made_square(dlkit: Runs, here: Path) -> None:
     generator = np.random.default_rng(0)
     (here / "mixed").mkdir()

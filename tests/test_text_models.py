@@ -187,17 +187,14 @@ def test_resumes_to_the_same_weights(
         assert np.abs(np.array(a)).max() > 0
 
 
-def exported(folder: Path, rest: bool) -> list[Any]:
-    """Export the LSTM or the rest, each with requests and answers."""
+def exported(folder: Path) -> list[Any]:
+    """Export each model, with requests and answers."""
     tokenizer = CharTokenizer(sorted(map(ord, LETTERS)))
     texts = [tokenizer.decode(tokens()[a:b]) for a, b in ((0, 30), (40, 44), (60, 75))]
     exports = []
     for row in TABLE:
         if row.model in ("transformer-base", "transformer-nanogpt-gpu"):
             continue  # the same graphs
-        # The recipe's test exports a transformer, checked in the same way.
-        if (row.model != "lstm") != rest:
-            continue
         model = perturbed(row, depth=1)
         target = folder / row.model / "1"
         export.write(TextGenerator(model, tokenizer, 0), target)
@@ -205,11 +202,9 @@ def exported(folder: Path, rest: bool) -> list[Any]:
     return exports
 
 
-@pytest.mark.slow  # that of the LSTM is checked with those of every task, in test_models.py
-def test_the_other_exports_answer_as_their_models_in_a_process_without_dlkit(
-    tmp_path: Path,
-) -> None:
-    assert max(export.check(admitted(exported(tmp_path, rest=True)))) <= 1e-5
+@pytest.mark.slow  # test_text_recipe.py has a transformer's
+def test_exports_answer_as_their_models_in_a_process_without_dlkit(tmp_path: Path) -> None:
+    assert max(export.check(admitted(exported(tmp_path)))) <= 1e-5
 
 
 @pytest.mark.parametrize("fast", [False, True])
