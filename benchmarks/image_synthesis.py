@@ -8,13 +8,13 @@ accuracy are in each row). Rows of dlkit are `dlkit image-synthesis train` with 
 `keras-dcgan` and `keras-wgan-gp` are those of Keras's own examples (`benchmarks/peers/keras_gans.py`),
 in the same seconds and judged by the same net.
 
-Beside them: `stacked-plain`, `stacked-stable` and `stacked-pac` (1,000 modes of three stacked digits,
-counted among 26,000 pictures as in PacGAN's code, of the baselines among 10,000; a discriminator a quarter of the
-generator's width), `vae-likelihood` (dynamically binarised MNIST, 1,000 test pictures, 5,000 weighted
-draws), `mnist-cgan`, `mnist-cyclegan` (digits against inverted ones turned by 30 degrees; a class kept
-is told by a net trained on such pictures) and `sampling` (pictures a second of exported generators of
-this benchmark's rows). A row takes 1,200 seconds, those of `SECONDS` more, or all what `--seconds`
-says.
+Beside them: `stacked-plain`, `stacked-stable` and `stacked-pac` (1,000 modes of three stacked
+digits, counted among 26,000 pictures as in PacGAN's code, of the baselines among 10,000; a
+discriminator a quarter of the generator's width), `vae-likelihood` (dynamically binarised MNIST,
+1,000 test pictures, 5,000 weighted draws), `mnist-cgan`, `mnist-cyclegan` (digits against inverted
+ones turned by 30 degrees; a class kept is told by a net trained on such pictures) and `sampling`
+(pictures a second of exported generators of this benchmark's rows). A row takes 1,200 seconds,
+those of `SECONDS` more, or all what `--seconds` says.
 """
 
 from __future__ import annotations
