@@ -96,6 +96,7 @@ def _store() -> tuple[str, bool, str, str]:
     from dlkit.errors import DlkitError
 
     try:
+        tracking.client()  # made now, where there is none: training will want to write it
         runs = len(tracking.list_runs())
         waiting = len(list(tracking.spool_folder("*").parent.glob("*/events.jsonl")))
     except DlkitError as error:

@@ -89,8 +89,8 @@ def show_command(run: str, as_json: bool) -> None:
     """Show a run: its parameters, last metrics, tags and files."""
     from dlkit import tracking
 
-    store = tracking.client()
     found = tracking.find_run(run, finished=False)
+    store = tracking.client()
     files = _files(store, found.info.run_id)
     details = {
         "run": found.info.run_id,

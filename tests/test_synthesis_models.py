@@ -464,6 +464,7 @@ def test_losses_are_those_of_their_papers() -> None:
     [
         ("wgan-gp", {"critic_steps": 2}),
         ("lsgan", {"r1": 2.0}),
+        ("relativistic", {"r1": 1.0, "r2": 1.0}),
         ("relativistic", {"augment": ("color", "translation", "cutout")}),
     ],
 )
@@ -494,6 +495,28 @@ def test_the_gradient_penalty_wants_slopes_of_one() -> None:
         slope.set_weights([norm * kernel / np.linalg.norm(kernel)])
         assert float(model._steepness(x, -x, None)) == pytest.approx((norm - 1) ** 2, abs=1e-4)
         assert float(model._squared_gradient(x, None)) == pytest.approx(norm**2, rel=1e-4)
+
+
+@pytest.mark.parametrize(("penalty", "of"), [("r1", "real"), ("r2", "fake")])
+def test_r1_is_of_real_pictures_and_r2_of_generated_ones(penalty: str, of: str) -> None:
+    """A logit of `w |x|^2` has no slope where all pixels are 0: there a penalty leaves w alone."""
+    inputs = keras.Input((SIDE, SIDE, 1))
+    slope = keras.layers.Dense(1, use_bias=False, name="slope")
+    judge = keras.Model(inputs, slope(keras.layers.GlobalAveragePooling2D()(inputs**2)))
+    some, none = tf.constant(batch()[0]), tf.zeros((8, SIDE, SIDE, 1))
+
+    def stepped(weight: float, **pictures: Any) -> float:
+        row = Row("dcgan", 0, TABLE[1].params, {"adversary": "relativistic", penalty: weight})
+        model = compiled(row)
+        model.discriminator, model._picture = judge, lambda *_, **__: pictures["fake"]
+        model.discriminator_optimizer = keras.optimizers.SGD(1.0)
+        slope.set_weights([np.ones((1, 1))])
+        model._train_discriminator(pictures["real"], None)
+        return float(slope.get_weights()[0][0, 0])
+
+    assert stepped(5.0, real=some, fake=some) < stepped(0.0, real=some, fake=some) == 1.0
+    flat = {"real": some, "fake": some, of: none}
+    assert stepped(5.0, **flat) == stepped(0.0, **flat) != 1.0
 
 
 def test_penalties_are_of_the_pictures_judged_together() -> None:

@@ -266,6 +266,8 @@ REFUSED = [
     (["train", "--diff-augment", "colour"], "no 'colour' (did you mean 'color'?); accepted: none, or of"),
     (["train", "--loss", "wgan-gp", "-p", "discriminator_norm=batch"], "which batch norm mixes"),
     (["train", "--model", "dcgan", "--r1", "1"], "the penalty of --r1 is of single pictures, which batch norm mixes"),
+    (["train", "--model", "dcgan", "--r2", "1"], "the penalty of --r2 is of single pictures"),
+    (["train", "--model", "ddpm", "--r2", "1"], "--r2: not for ddpm: it has no discriminator"),
     (["train", "--model", "dcgan", "--binarise", "fixed"], "--binarise is for vae; dcgan takes grey levels"),
     (["train", "--model", "cyclegan"], "accepted: --data-b SOURCE, or --domains A,B"),
     (["train", "--model", "cyclegan", "--domains", "3"], "--domains: got '3'; accepted: two classes, A,B"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from made import Done
+from made import Done, runner
 
 from dlkit import tracking
 
@@ -126,6 +126,31 @@ def test_a_store_that_fails_later_never_stops_training_and_sync_delivers(
     assert dlkit("runs", "sync").out == "nothing to deliver\n"
 
 
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("runs list", 0),
+        ("runs show latest", 2),
+        ("image-synthesis generate none --out grid.png", 2),
+        ("serve models:/none@prod", 2),
+        ("image-classification train --resume latest", 2),
+    ],
+)
+def test_looking_for_runs_makes_no_store(
+    command: str,
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    done = runner(capfd)(*command.split())
+    assert done.code == code
+    assert (done.out + done.err).count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_resolved_config_is_a_config(in_trained: dict[str, Any]) -> None:
     values = json.loads(Path(in_trained["report"]).with_name("config.json").read_text())
     assert values["model"] == "mlp"
@@ -134,11 +159,7 @@ def test_a_resolved_config_is_a_config(in_trained: dict[str, Any]) -> None:
 
 @pytest.mark.slow
 def test_four_processes_make_one_store(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-c",
-        "from pipelines.cli import main; raise SystemExit(main(['runs', 'list']))",
-    ]
+    command = [sys.executable, "-c", "from dlkit.tracking import client; client()"]
     running = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) for _ in range(4)]
     assert [(p.wait(), p.stderr.read() if p.stderr else b"") for p in running] == [(0, b"")] * 4
 

@@ -46,6 +46,7 @@ class Adversarial(keras.Model):
         *,
         adversary: str = "ns",
         r1: float = 0.0,
+        r2: float = 0.0,
         gradient_penalty: float = 10.0,
         critic_steps: int = 1,
         augment: Sequence[str] = (),
@@ -60,6 +61,8 @@ class Adversarial(keras.Model):
             adversary: a name of `ADVERSARIES`.
             r1: weight gamma of half the squared gradient at real pictures (Mescheder et al. 2018,
                 arXiv:1801.04406, equation 9); 0 for none.
+            r2: the same at generated pictures (equation 10). Both, with the `relativistic` loss, are
+                what Huang et al. 2024 (arXiv:2501.05441, sections 2 and 3) find stable.
             gradient_penalty: weight of `wgan-gp`'s (Gulrajani et al. 2017, arXiv:1704.00028,
                 equation 3).
             critic_steps: updates of the discriminator for one of the generator; a training batch
@@ -76,9 +79,9 @@ class Adversarial(keras.Model):
         self.optimizer.build(self.generator.trainable_variables)
         self.discriminator_optimizer.build(self.discriminator.trainable_variables)
         self.adversary = ADVERSARIES[adversary]
-        self.r1, self.gradient_penalty, self.critic_steps = r1, gradient_penalty, critic_steps
-        self.augment, self.discriminator_rate = tuple(augment), discriminator_rate
-        self.drift = drift
+        self.r1, self.r2, self.gradient_penalty, self.drift = r1, r2, gradient_penalty, drift
+        self.critic_steps, self.discriminator_rate = critic_steps, discriminator_rate
+        self.augment = tuple(augment)
 
     @property
     def metrics(self) -> list[Any]:
@@ -142,6 +145,8 @@ class Adversarial(keras.Model):
                 loss += self.drift * tf.reduce_mean(of_real**2)
             if self.r1:
                 loss += 0.5 * self.r1 * self._squared_gradient(real, label)
+            if self.r2:
+                loss += 0.5 * self.r2 * self._squared_gradient(fake, label)
         gradients = tape.gradient(loss, weights)
         self.discriminator_optimizer.apply_gradients(zip(gradients, weights, strict=True))
         self._note(told, of_real, of_fake)

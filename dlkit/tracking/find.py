@@ -14,6 +14,7 @@ from dlkit.tracking.store import (
     COMPARED_TAG,
     EXPORT_NAME,
     TASK_TAG,
+    begun,
     checkpoint_folder,
     client,
     fluent,
@@ -24,7 +25,9 @@ from dlkit.tracking.store import (
 
 
 def list_runs(task: str | None = None) -> list[Any]:
-    """Return dlkit's runs, newest first."""
+    """Return dlkit's runs, newest first. Looking makes no store."""
+    if not begun():
+        return []
     store = client()
     experiments = [e.experiment_id for e in store.search_experiments()]
     runs, token = [], None
@@ -52,7 +55,8 @@ def find_run(ref: str, task: str | None = None, *, finished: bool = True) -> Any
         RunError: none, several, a run of another task, or a comparison without a best child.
     """
     if ref.startswith("models:/"):
-        runs = [client().get_run(_registered(ref).run_id)]
+        found = _registered(ref).run_id
+        runs = [client().get_run(found)]
     elif ref == "latest":
         runs = [
             r
@@ -106,6 +110,8 @@ def _registered(ref: str) -> Any:
     from mlflow.exceptions import MlflowException
 
     name, at, alias = ref.removeprefix("models:/").partition("@")
+    if not begun():
+        raise RunError(f"RUN: no registered model '{ref}'; there: none in {store_uri()}")
     store = client()
     try:
         if at:

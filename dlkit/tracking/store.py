@@ -36,6 +36,12 @@ def store_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{HOME.absolute() / 'mlflow.db'}"
 
 
+def begun() -> bool:
+    """Return whether there may be something in the store: its database is made on first use."""
+    uri = store_uri()
+    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
+
+
 def client() -> Any:
     """Open the tracking store, making it on first use, and return MLflow's client.
 

@@ -78,6 +78,7 @@ class Config:
     params: dict = option({}, "A parameter of the model; may be repeated.")
     loss: str = option("ns", "Adversarial loss; ns: non-saturating cross-entropy.", choices=LOSSES)
     r1: float = option(0.0, "Weight of the gradient penalty at real pictures.", minimum=0)
+    r2: float = option(0.0, "Weight of the gradient penalty at generated ones.", minimum=0)
     gradient_penalty: float = option(10.0, "Weight of the penalty of wgan-gp.", minimum=0)
     critic_steps: int = option(
         1, "Updates of the discriminator for one of the generator.", minimum=1

@@ -21,7 +21,7 @@ from pipelines.image_synthesis.config import (
 # Draws of black and white are others than those of mirrors.
 BINARY_DRAWS = 1 << 62
 # Options of the step of one generator against one discriminator.
-OF_STEP = ("loss", "r1", "gradient_penalty", "critic_steps", "diff_augment")
+OF_STEP = ("loss", "r1", "r2", "gradient_penalty", "critic_steps", "diff_augment")
 # Why others have no use for --on-collapse.
 WATCHED = "generators against a discriminator are watched for it alone"
 DIFF_AUGMENT = ("color", "translation", "cutout")
@@ -136,7 +136,12 @@ def unmixed(config: Config, params: Mapping[str, Any]) -> None:
     """
     if params.get("discriminator_norm") != "batch":
         return
-    for given, name in ((config.loss == "wgan-gp", "wgan-gp"), (config.r1 > 0, "--r1")):
+    penalties = {
+        "wgan-gp": config.loss == "wgan-gp",
+        "--r1": config.r1 > 0,
+        "--r2": config.r2 > 0,
+    }
+    for name, given in penalties.items():
         if given:
             raise OptionError(
                 f"-p discriminator_norm=batch: the penalty of {name} is of single pictures, which "
@@ -186,6 +191,7 @@ def compiled_model(config: Config, spec: Any) -> Any:
         given |= {
             "adversary": config.loss,
             "r1": config.r1,
+            "r2": config.r2,
             "gradient_penalty": config.gradient_penalty,
             "critic_steps": config.critic_steps,
             "augment": augmentations(config),
