@@ -426,7 +426,7 @@ def test_a_row_is_measured_anew_for_other_seconds(
 
 
 @pytest.mark.parametrize(
-    ("more", "seconds"), [([], [1200, 2700, 1800]), (["--seconds", "9"], [9] * 3)]
+    ("more", "seconds"), [([], [1200, 1200, 1800]), (["--seconds", "9"], [9] * 3)]
 )
 def test_a_row_has_seconds_of_its_own(
     script: Any,
