@@ -161,7 +161,7 @@ def test_a_resolved_config_is_a_config(in_trained: dict[str, Any]) -> None:
 def test_four_processes_make_one_store(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "from dlkit.tracking import client; client()"]
     running = [subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) for _ in range(4)]
-    assert [(p.wait(), p.stderr.read() if p.stderr else b"") for p in running] == [(0, b"")] * 4
+    assert [(p.communicate()[1], p.returncode) for p in running] == [(b"", 0)] * 4
 
 
 def test_doctor_finds_this_machine_fit(dlkit: Run) -> None:
