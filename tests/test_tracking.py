@@ -126,6 +126,13 @@ def test_a_store_that_fails_later_never_stops_training_and_sync_delivers(
     assert dlkit("runs", "sync").out == "nothing to deliver\n"
 
 
+def test_a_store_with_an_address_of_its_own_is_looked_into(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{tracking.store_uri()}?timeout=5")
+    assert start() == tracking.find_run("latest").info.run_id
+
+
 @pytest.mark.parametrize(
     ("command", "code"),
     [

@@ -37,9 +37,8 @@ def store_uri() -> str:
 
 
 def begun() -> bool:
-    """Return whether there may be something in the store: its database is made on first use."""
-    uri = store_uri()
-    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).exists()
+    """Return whether there may be something in the store: dlkit's own is made on first use."""
+    return bool(os.environ.get("MLFLOW_TRACKING_URI")) or (HOME / "mlflow.db").exists()
 
 
 def client() -> Any:
